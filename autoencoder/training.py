@@ -1,0 +1,115 @@
+"""Train the autoencoder with Lightning."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from diffusers.optimization import get_scheduler
+from lightning import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from autoencoder.corruption import LatentCorruption, mask_tokens
+from autoencoder.model import TextAutoencoder
+
+
+class LitAutoencoder(LightningModule):
+    """Reconstruct packed texts through masked tokens and corrupted latents, by cross-entropy only.
+
+    Args:
+        autoencoder: The network.
+        corruption: What happens to the latents between encoder and decoder.
+        max_token_mask_prob: Largest share of masked input tokens; each row draws its own share.
+        optimizer: Optimizer as a ``class_path``.
+        warmup_steps: Steps of linear warm-up of the learning rate.
+        lr_schedule: Course of the learning rate after the warm-up, until ``trainer.max_steps``.
+        compile_network: Compile encoder and decoder with ``torch.compile``.
+    """
+
+    def __init__(
+        self,
+        autoencoder: TextAutoencoder,
+        corruption: LatentCorruption,
+        optimizer: OptimizerCallable,
+        max_token_mask_prob: float = 0.3,
+        warmup_steps: int = 50,
+        lr_schedule: Literal["constant_with_warmup", "cosine", "linear"] = "cosine",
+        compile_network: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.autoencoder = autoencoder
+        self.corruption = corruption
+        self.optimizer = optimizer
+        self.max_token_mask_prob = max_token_mask_prob
+        self.warmup_steps = warmup_steps
+        self.lr_schedule = lr_schedule
+        self.compile_network = compile_network
+        self.validation_latents: list[Tensor] = []
+
+    def on_fit_start(self) -> None:
+        """Compile in place, so that the names in the checkpoint stay the same."""
+        if self.compile_network:
+            self.autoencoder.encoder.compile()
+            self.autoencoder.decoder.compile()
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Compute the cross-entropy of the real tokens of a packed batch."""
+        masked_ids = mask_tokens(
+            batch["input_ids"], self.max_token_mask_prob, self.autoencoder.config.mask_token_id
+        )
+        latents = self.autoencoder.encode(
+            masked_ids, batch["attention_mask"], batch["document_ids"]
+        )
+        logits = self.autoencoder.decode(
+            self.corruption(latents), document_ids=batch["document_ids"]
+        )
+        loss = reconstruction_loss(logits, batch)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Measure reconstruction from clean and from noisy latents."""
+        mask, document_ids = batch["attention_mask"], batch["document_ids"]
+        latents = self.autoencoder.encode(batch["input_ids"], mask, document_ids)
+        self.validation_latents.append(latents[self.autoencoder.latent_mask(mask)])
+        for noise_ratio in (0.0, 1.0):
+            noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(batch_idx))
+            noisy = latents + noise_ratio * noise.to(latents)
+            logits = self.autoencoder.decode(noisy, document_ids=document_ids)
+            correct = (logits.argmax(-1) == batch["input_ids"])[mask]
+            name = "val/token_accuracy" if noise_ratio == 0 else "val/token_accuracy_noise_1"
+            self.log(name, correct.float().mean(), prog_bar=True, batch_size=int(mask.sum()))
+            if noise_ratio == 0:
+                loss = reconstruction_loss(logits, batch)
+                self.log("val/reconstruction", loss, batch_size=int(mask.sum()))
+
+    def on_validation_epoch_end(self) -> None:
+        """Keep the latents' statistics up to date: they are saved with the weights."""
+        self.autoencoder.statistics.measure(torch.cat(self.validation_latents))
+        self.validation_latents.clear()
+
+    def configure_optimizers(self) -> dict:
+        """Set up the optimizer and its schedule."""
+        optimizer = self.optimizer(self.parameters())
+        schedule = get_scheduler(
+            self.lr_schedule,
+            optimizer,
+            num_warmup_steps=self.warmup_steps,
+            num_training_steps=int(self.trainer.estimated_stepping_batches),
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+def reconstruction_loss(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Average the cross-entropy, in nats, over the real tokens; padding has no part in it.
+
+    Args:
+        logits: ``(B, S, V)``.
+        batch: With ``input_ids`` and ``attention_mask``, both ``(B, S)``.
+    """
+    labels = batch["input_ids"].masked_fill(~batch["attention_mask"], -100)
+    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100)

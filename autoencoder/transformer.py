@@ -1,0 +1,157 @@
+"""The one transformer block of the project: the autoencoder, the denoiser and every baseline use it.
+
+Pre-RMSNorm, rotary positions, normalized queries and keys, SwiGLU, scaled-dot-product attention.
+The output projection of each residual branch starts at zero, so a fresh stack is the identity.
+
+Shapes: ``B`` batch, ``T`` positions, ``H`` hidden width, ``A`` attention heads.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Rotary = tuple[Tensor, Tensor]
+
+
+def rotary_embedding(positions: Tensor, head_dim: int, base: float = 10_000.0) -> Rotary:
+    """Compute the cosines and sines of rotary positions (Su et al. 2021, section 3.4.2).
+
+    Args:
+        positions: Integer positions ``(T,)``. Attention depends on their differences only.
+        head_dim: Channels of one attention head, an even number.
+        base: Wavelength base; the longest wavelength is ``2 * pi * base`` positions.
+
+    Returns:
+        Cosines and sines, each ``(T, head_dim / 2)`` in float32.
+    """
+    frequencies = base ** -(
+        torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
+    )
+    angles = positions.float()[:, None] * frequencies
+    return angles.cos(), angles.sin()
+
+
+def apply_rotary(x: Tensor, rotary: Rotary) -> Tensor:
+    """Rotate channel pairs of ``(B, A, T, head_dim)`` by their position's angle."""
+    cos, sin = (part.to(x.dtype) for part in rotary)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
+
+
+class RMSNorm(nn.RMSNorm):
+    """Root mean square normalization over the last dimension, in the type of its input."""
+
+    def __init__(self, num_channels: int) -> None:
+        super().__init__(num_channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize ``(..., num_channels)``; autocast leaves the weight in float32, so cast it."""
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with rotary positions and RMS-normalized queries and keys."""
+
+    def __init__(self, hidden_dim: int, num_heads: int) -> None:
+        super().__init__()
+        if hidden_dim % (2 * num_heads):
+            raise ValueError(
+                f"hidden_dim must be a multiple of 2 * num_heads, got {hidden_dim} and {num_heads}."
+            )
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(hidden_dim, 3 * hidden_dim, bias=False)
+        self.out = nn.Linear(hidden_dim, hidden_dim, bias=False)
+        self.query_norm = RMSNorm(hidden_dim // num_heads)
+        self.key_norm = RMSNorm(hidden_dim // num_heads)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x: Tensor, rotary: Rotary, attention_mask: Tensor | None) -> Tensor:
+        """Attend within ``x`` of shape ``(B, T, H)``; ``attention_mask`` is True where allowed."""
+        batch, length, width = x.shape
+        qkv = self.qkv(x).view(batch, length, 3, self.num_heads, -1)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, A, T, H / A)
+        query = apply_rotary(self.query_norm(query), rotary)
+        key = apply_rotary(self.key_norm(key), rotary)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
+        return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward layer (Shazeer 2020) with about ``8 / 3 * H`` inner channels."""
+
+    def __init__(self, hidden_dim: int) -> None:
+        super().__init__()
+        inner_dim = -(-8 * hidden_dim // 3 // 32) * 32
+        self.gate_and_value = nn.Linear(hidden_dim, 2 * inner_dim, bias=False)
+        self.out = nn.Linear(inner_dim, hidden_dim, bias=False)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform each position of ``(B, T, H)`` by itself."""
+        gate, value = self.gate_and_value(x).chunk(2, dim=-1)
+        return self.out(F.silu(gate) * value)
+
+
+class TransformerBlock(nn.Module):
+    """One pre-norm block; with ``time_conditioned`` it adds a projection of the time embedding."""
+
+    def __init__(self, hidden_dim: int, num_heads: int, time_conditioned: bool = False) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(hidden_dim)
+        self.attention = Attention(hidden_dim, num_heads)
+        self.feed_forward_norm = RMSNorm(hidden_dim)
+        self.feed_forward = SwiGLU(hidden_dim)
+        self.time_projection = nn.Linear(hidden_dim, hidden_dim) if time_conditioned else None
+        if self.time_projection is not None:
+            nn.init.zeros_(self.time_projection.weight)
+            nn.init.zeros_(self.time_projection.bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: Rotary,
+        attention_mask: Tensor | None = None,
+        time_embedding: Tensor | None = None,
+    ) -> Tensor:
+        """Update ``x`` of shape ``(B, T, H)``; ``time_embedding`` is ``(B, H)``."""
+        if self.time_projection is not None and time_embedding is not None:
+            x = x + self.time_projection(time_embedding)[:, None]
+        x = x + self.attention(self.attention_norm(x), rotary, attention_mask)
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+class Transformer(nn.Module):
+    """A stack of blocks over ``(B, T, H)``; the identity when freshly made."""
+
+    def __init__(
+        self, hidden_dim: int, num_layers: int, num_heads: int, time_conditioned: bool = False
+    ) -> None:
+        super().__init__()
+        self.head_dim = hidden_dim // num_heads
+        self.blocks = nn.ModuleList(
+            TransformerBlock(hidden_dim, num_heads, time_conditioned) for _ in range(num_layers)
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        attention_mask: Tensor | None = None,
+        time_embedding: Tensor | None = None,
+    ) -> Tensor:
+        """Run the stack.
+
+        Args:
+            x: Input of shape ``(B, T, H)``.
+            positions: Integer positions ``(T,)``, shared by the batch.
+            attention_mask: Boolean, True where a query (next to last dimension) may look at a key
+                (last dimension), broadcastable to ``(B, A, T, T)``. Each query needs one key.
+            time_embedding: Embedded diffusion time ``(B, H)``.
+
+        Returns:
+            Output of the last block, ``(B, T, H)``.
+        """
+        rotary = rotary_embedding(positions, self.head_dim)
+        for block in self.blocks:
+            x = block(x, rotary, attention_mask, time_embedding)
+        return x

@@ -1,0 +1,113 @@
+"""The denoiser: a transformer over the known latents and the noisy ones, in one sequence."""
+
+import math
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from autoencoder.transformer import RMSNorm, Transformer
+
+
+def time_features(t: Tensor, num_features: int) -> Tensor:
+    """Embed times ``(B,)`` in [0, 1] as sines and cosines ``(B, num_features)``."""
+    half = num_features // 2
+    frequencies = torch.exp(
+        -math.log(10_000.0) * torch.arange(half, device=t.device, dtype=torch.float32) / half
+    )
+    angles = 1000.0 * t.float()[:, None] * frequencies
+    return torch.cat((angles.cos(), angles.sin()), dim=-1)
+
+
+class LatentDenoiser(ModelMixin, ConfigMixin):
+    """Predict the clean latents of a text from noisy ones and from known latents.
+
+    Known text is one mechanism: clean latents that stand in the same sequence, told apart by a
+    segment embedding. A learned null in their place is the unconditional branch.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_dim: int,
+        hidden_dim: int = 384,
+        num_layers: int = 6,
+        num_heads: int = 6,
+    ) -> None:
+        """Create the model; fresh, it predicts the best linear estimate for unit-variance latents.
+
+        Args:
+            latent_dim: Channels of one latent.
+            hidden_dim: Width of the transformer.
+            num_layers: Number of transformer blocks.
+            num_heads: Attention heads of each block.
+        """
+        super().__init__()
+        self.noisy_projection = nn.Linear(2 * latent_dim, hidden_dim)
+        self.known_projection = nn.Linear(latent_dim, hidden_dim)
+        self.null_latent = nn.Parameter(torch.randn(latent_dim))
+        self.segment_embedding = nn.Embedding(2, hidden_dim)  # 0 known, 1 noisy
+        self.time_embedding = nn.Sequential(
+            nn.Linear(256, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, hidden_dim), nn.SiLU()
+        )
+        self.transformer = Transformer(hidden_dim, num_layers, num_heads, time_conditioned=True)
+        self.out_norm = RMSNorm(hidden_dim)
+        self.out = nn.Linear(hidden_dim, latent_dim)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def null_condition(self, known_mask: Tensor) -> Tensor:
+        """Mask that leaves of ``(B, K)`` known positions only the first, where the null stands."""
+        first = torch.arange(known_mask.shape[1], device=known_mask.device) == 0
+        return first.expand_as(known_mask)
+
+    def forward(
+        self,
+        noisy_latents: Tensor,
+        t: Tensor,
+        known_latents: Tensor,
+        known_mask: Tensor,
+        is_null: Tensor,
+        self_condition: Tensor | None = None,
+    ) -> Tensor:
+        """Predict the clean latents.
+
+        Args:
+            noisy_latents: ``(B, L, D)`` at time ``t``, in standardized space.
+            t: Times ``(B,)`` in [0, 1].
+            known_latents: Clean standardized latents ``(B, K, D)`` of the source, ``K >= 1``.
+            known_mask: True at known latents that hold text, ``(B, K)``.
+            is_null: True for rows ``(B,)`` whose known latents give way to the learned null.
+            self_condition: An earlier prediction of the clean latents, ``(B, L, D)``; ``None`` is 0.
+
+        Returns:
+            Predicted clean latents ``(B, L, D)`` in float32.
+        """
+        num_known, num_latents = known_latents.shape[1], noisy_latents.shape[1]
+        if self_condition is None:
+            self_condition = torch.zeros_like(noisy_latents)
+        # For unit-variance data the noisy latents have this root mean square (Karras et al. 2022,
+        # section 5, with the coefficients of the straight path).
+        time = t.float()[:, None, None]
+        scale = ((1 - time) ** 2 + time**2).sqrt()
+
+        known_latents = torch.where(is_null[:, None, None], self.null_latent, known_latents)
+        known_mask = torch.where(is_null[:, None], self.null_condition(known_mask), known_mask)
+        known = self.known_projection(known_latents) + self.segment_embedding.weight[0]
+        noisy_input = torch.cat((noisy_latents / scale, self_condition), dim=-1)
+        noisy = self.noisy_projection(noisy_input) + self.segment_embedding.weight[1]
+
+        # Both segments count from 0, so that padding of the source moves nothing.
+        positions = torch.cat(
+            (torch.arange(num_known, device=t.device), torch.arange(num_latents, device=t.device))
+        )
+        visible = torch.cat((known_mask, known_mask.new_ones(len(t), num_latents)), dim=1)
+        hidden = self.transformer(
+            torch.cat((known, noisy), dim=1),
+            positions,
+            visible[:, None, None, :],
+            self.time_embedding(time_features(t, 256)),
+        )
+        residual = self.out(self.out_norm(hidden[:, num_known:])).float()
+        return (1 - time) / scale**2 * noisy_latents.float() + time / scale * residual

@@ -1,0 +1,55 @@
+"""The noise process: ``noisy = (1 - t) * latents + t * noise``, and conversions between predictions.
+
+The straight path of flow matching (Lipman et al. 2023; Liu et al. 2023). The noise-to-signal ratio
+is ``t / (1 - t)``. Everything here is float32 and a function of its arguments.
+"""
+
+import torch
+from torch import Tensor
+
+
+def shift_time(u: Tensor, noise_shift: float) -> Tensor:
+    """Multiply the noise-to-signal ratio of times ``u`` by ``noise_shift``.
+
+    The time shift of Esser et al. (2024, equation 23), which diffusers' flow schedulers call
+    ``shift`` or ``flow_shift``. With uniform ``u`` the median noise-to-signal ratio of the result is
+    ``noise_shift``.
+
+    Args:
+        u: Times in [0, 1], any shape.
+        noise_shift: Positive factor; 1 changes nothing, larger means noisier.
+    """
+    return noise_shift * u / (1 + (noise_shift - 1) * u)
+
+
+def sample_time(batch_size: int, noise_shift: float, device: torch.device | None = None) -> Tensor:
+    """Draw training times ``(B,)``, stratified over the batch, in [0, 1).
+
+    Row ``i`` draws from the ``i``-th of ``B`` equal parts of [0, 1), in random order (the low
+    variance sampler of Kingma et al. 2021, appendix I.1), then the times are shifted.
+    """
+    parts = torch.randperm(batch_size, device=device)
+    u = (parts + torch.rand(batch_size, device=device)) / batch_size
+    return shift_time(u, noise_shift)
+
+
+def add_noise(latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """Noise latents ``(B, L, D)`` to times ``t`` of shape ``(B,)``."""
+    t = t[:, None, None]
+    return (1 - t) * latents + t * noise
+
+
+def latents_to_velocity(pred_latents: Tensor, noisy_latents: Tensor, t: Tensor) -> Tensor:
+    """Convert predicted clean latents to the velocity ``noise - latents``, ``(B, L, D)``.
+
+    Args:
+        pred_latents: Predicted clean latents ``(B, L, D)``.
+        noisy_latents: What the prediction was made from, same shape.
+        t: Times ``(B,)``, above 0.
+    """
+    return (noisy_latents - pred_latents) / t[:, None, None]
+
+
+def velocity_to_latents(velocity: Tensor, noisy_latents: Tensor, t: Tensor) -> Tensor:
+    """Undo ``latents_to_velocity``."""
+    return noisy_latents - t[:, None, None] * velocity

@@ -1,0 +1,52 @@
+"""The training loss of the denoiser: squared error of the predicted clean latents."""
+
+import torch
+from torch import Tensor
+
+from denoiser.model import LatentDenoiser
+from denoiser.noise import add_noise, sample_time
+
+
+def denoising_loss(
+    denoiser: LatentDenoiser,
+    latents: Tensor,
+    known_latents: Tensor,
+    known_mask: Tensor,
+    noise_shift: float,
+    cond_drop_prob: float,
+    self_condition_prob: float,
+) -> dict[str, Tensor]:
+    """Noise the latents, predict them, and compare in latent space without weights.
+
+    Self-conditioning follows Chen et al. (2023, Analog Bits): a share of the rows sees its own
+    first prediction, through which no gradient flows. Times are stratified and in random order, so
+    that these rows are simply the first ones of the batch.
+
+    Args:
+        denoiser: The network.
+        latents: Clean standardized latents ``(B, L, D)``.
+        known_latents: Clean standardized latents of the source, ``(B, K, D)``.
+        known_mask: True at known latents that hold text, ``(B, K)``.
+        noise_shift: Median noise-to-signal ratio of the training noise.
+        cond_drop_prob: Probability that a row is trained with the learned null as its source.
+        self_condition_prob: Share of rows that see an earlier prediction.
+
+    Returns:
+        ``loss``, the mean squared error, a scalar, and ``t`` and ``row_error``, both ``(B,)``.
+    """
+    batch_size = len(latents)
+    t = sample_time(batch_size, noise_shift, latents.device)
+    noisy_latents = add_noise(latents, torch.randn_like(latents), t)
+    is_null = torch.rand(batch_size, device=latents.device) < cond_drop_prob
+
+    self_condition = torch.zeros_like(latents)
+    num_conditioned = round(self_condition_prob * batch_size)
+    if num_conditioned:
+        rows = slice(num_conditioned)
+        with torch.no_grad():
+            self_condition[rows] = denoiser(
+                noisy_latents[rows], t[rows], known_latents[rows], known_mask[rows], is_null[rows]
+            )
+    prediction = denoiser(noisy_latents, t, known_latents, known_mask, is_null, self_condition)
+    row_error = (prediction - latents).square().mean(dim=(1, 2))
+    return {"loss": row_error.mean(), "t": t, "row_error": row_error.detach()}

@@ -1,0 +1,46 @@
+"""The diffusers schedulers that fit the straight noise path, by name."""
+
+from typing import Literal, get_args
+
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+)
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+SchedulerName = Literal["euler", "euler_stochastic", "dpm++", "dpm++_sde", "heun"]
+
+
+def make_scheduler(name: SchedulerName, noise_shift: float) -> SchedulerMixin:
+    """Make a scheduler whose grid follows the training noise.
+
+    Args:
+        name: ``euler`` is the deterministic flow; ``euler_stochastic`` noises each prediction anew;
+            ``dpm++`` and ``dpm++_sde`` are second-order multistep solvers (Lu et al. 2022), for the
+            flow and for its stochastic form; ``heun`` calls the denoiser twice a step.
+        noise_shift: Median noise-to-signal ratio of the grid, as in training.
+
+    Raises:
+        ValueError: If there is no scheduler of that name.
+    """
+    if name in ("euler", "euler_stochastic"):
+        return FlowMatchEulerDiscreteScheduler(
+            shift=noise_shift, stochastic_sampling=name == "euler_stochastic"
+        )
+    if name in ("dpm++", "dpm++_sde"):
+        return DPMSolverMultistepScheduler(
+            algorithm_type="sde-dpmsolver++" if name == "dpm++_sde" else "dpmsolver++",
+            prediction_type="flow_prediction",
+            use_flow_sigmas=True,
+            flow_shift=noise_shift,
+        )
+    if name == "heun":
+        return FlowMatchHeunDiscreteScheduler(shift=noise_shift)
+    raise ValueError(f"`scheduler` must be one of {', '.join(get_args(SchedulerName))}, got '{name}'.")
+
+
+def noise_shift_of(scheduler: SchedulerMixin) -> float:
+    """Read the noise shift from a scheduler's configuration."""
+    config = scheduler.config
+    return float(config["flow_shift"] if "flow_shift" in config else config["shift"])

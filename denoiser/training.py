@@ -1,0 +1,124 @@
+"""Train the denoiser with Lightning, on the latents of a frozen autoencoder."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from diffusers.optimization import get_scheduler
+from lightning import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from autoencoder.model import TextAutoencoder
+from denoiser.model import LatentDenoiser
+from denoiser.objective import denoising_loss
+
+
+class LitDenoiser(LightningModule):
+    """Predict clean latents from noisy ones and from the latents of the source.
+
+    Args:
+        denoiser: The network as a ``class_path``; its ``latent_dim`` comes from the autoencoder.
+        autoencoder: A trained autoencoder; it stays frozen.
+        optimizer: Optimizer as a ``class_path``.
+        noise_shift: Median noise-to-signal ratio of the training noise; sampling uses the same.
+        cond_drop_prob: Share of rows trained without their source; needed for guidance.
+        self_condition_prob: Share of rows that see their own first prediction.
+        warmup_steps: Steps of linear warm-up of the learning rate.
+        lr_schedule: Course of the learning rate after the warm-up, until ``trainer.max_steps``.
+        compile_network: Compile the networks with ``torch.compile``.
+    """
+
+    def __init__(
+        self,
+        denoiser: Callable[[int], LatentDenoiser],
+        autoencoder: TextAutoencoder,
+        optimizer: OptimizerCallable,
+        noise_shift: float = 4.0,
+        cond_drop_prob: float = 0.1,
+        self_condition_prob: float = 0.5,
+        warmup_steps: int = 100,
+        lr_schedule: Literal["constant_with_warmup", "cosine", "linear"] = "cosine",
+        compile_network: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.autoencoder = autoencoder.eval().requires_grad_(False)
+        self.denoiser = denoiser(autoencoder.config.latent_dim)
+        self.optimizer = optimizer
+        self.noise_shift = noise_shift
+        self.cond_drop_prob = cond_drop_prob
+        self.self_condition_prob = self_condition_prob
+        self.warmup_steps = warmup_steps
+        self.lr_schedule = lr_schedule
+        self.compile_network = compile_network
+
+    def train(self, mode: bool = True) -> "LitDenoiser":
+        """Switch the denoiser's mode; the autoencoder always stays in evaluation mode."""
+        super().train(mode)
+        self.autoencoder.eval()
+        return self
+
+    def on_fit_start(self) -> None:
+        """Compile in place, so that the names in the checkpoint stay the same."""
+        if self.compile_network:
+            self.denoiser.compile()
+            self.autoencoder.encoder.compile()
+
+    def latents(self, batch: dict[str, Tensor], ids: str, mask: str) -> Tensor:
+        """Encode one column of a batch, standardized: ``(B, S)`` to ``(B, L, D)``."""
+        encoded = self.autoencoder.encode(batch[ids], batch[mask])
+        return self.autoencoder.statistics.standardize(encoded)
+
+    def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the denoising loss of a batch of rows."""
+        with torch.no_grad():
+            latents = self.latents(batch, "input_ids", "attention_mask")
+            if "source_ids" in batch:
+                known_latents = self.latents(batch, "source_ids", "source_mask")
+                known_mask = self.autoencoder.latent_mask(batch["source_mask"])
+            else:
+                known_latents = torch.zeros_like(latents[:, :1])
+                known_mask = known_latents.new_zeros(known_latents.shape[:2], dtype=torch.bool)
+        has_source = "source_ids" in batch
+        return denoising_loss(
+            self.denoiser,
+            latents,
+            known_latents,
+            known_mask,
+            self.noise_shift,
+            self.cond_drop_prob if has_source else 1.0,
+            self.self_condition_prob,
+        )
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Compute and log the loss."""
+        losses = self.loss(batch)
+        self.log("train/loss", losses["loss"], prog_bar=True)
+        return losses["loss"]
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Log the loss, in all and in four bins of time, with noise that is the same every time."""
+        with torch.random.fork_rng(), torch.compiler.set_stance("force_eager"):
+            torch.manual_seed(batch_idx)
+            losses = self.loss(batch)
+        self.log("val/loss", losses["loss"], prog_bar=True, batch_size=len(losses["t"]))
+        for low in (0.0, 0.25, 0.5, 0.75):
+            chosen = losses["row_error"][(losses["t"] >= low) & (losses["t"] < low + 0.25)]
+            if len(chosen):
+                name = f"val/loss_t_{low:.2f}_to_{low + 0.25:.2f}"
+                self.log(name, chosen.mean(), batch_size=len(chosen))
+
+    def configure_optimizers(self) -> dict:
+        """Set up the optimizer and its schedule."""
+        optimizer = self.optimizer(self.denoiser.parameters())
+        schedule = get_scheduler(
+            self.lr_schedule,
+            optimizer,
+            num_warmup_steps=self.warmup_steps,
+            num_training_steps=int(self.trainer.estimated_stepping_batches),
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }

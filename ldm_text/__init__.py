@@ -1,0 +1,1 @@
+"""Latent text diffusion: data, pipeline, command line, evaluation and baselines."""

@@ -1,0 +1,26 @@
+"""From files of text to batches: readers, tokenized cache, packing and the data module.
+
+Shapes: ``B`` rows in a batch, ``S`` tokens in a row, ``L`` latents in a row
+(``L = S / tokens_per_latent``).
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ldm_text.data.corpus import Corpus
+    from ldm_text.data.text_data_module import TextDataModule
+
+__all__ = ["Corpus", "TextDataModule"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: readers and tokenizer must not wait for Lightning."""
+    if name == "Corpus":
+        from ldm_text.data.corpus import Corpus
+
+        return Corpus
+    if name == "TextDataModule":
+        from ldm_text.data.text_data_module import TextDataModule
+
+        return TextDataModule
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

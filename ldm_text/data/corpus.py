@@ -1,0 +1,90 @@
+"""What to train on: files, fields and how validation records are set apart."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+
+from ldm_text.data.readers import data_fingerprint
+from ldm_text.data.records import TextRecord, read_records
+
+
+class Corpus:
+    """A training set and a validation set of text records.
+
+    Args:
+        train: Training data: a ``.jsonl``, ``.txt`` (also ``.gz``, ``.xz``, ``.zst``) or
+            ``.parquet`` file, a folder of the ``datasets`` library, ``hub:owner/name[:config]``
+            or ``excerpt:NAME``.
+        validation: Validation data, given like ``train``. None holds out a part of ``train``.
+        validation_fraction: Share of ``train`` to hold out, used where ``validation`` is None.
+            A record's own hash decides, so that it stays on its side when others are added.
+        text_field: Field that holds the text to model.
+        source_field: Field that holds the text to condition on; None for none.
+        train_split: Split to read where ``train`` is a dataset folder or on the hub.
+        validation_split: Split to read where ``validation`` is a dataset folder or on the hub.
+    """
+
+    def __init__(
+        self,
+        train: str,
+        *,
+        validation: str | None = None,
+        validation_fraction: float = 0.02,
+        text_field: str = "text",
+        source_field: str | None = None,
+        train_split: str = "train",
+        validation_split: str = "validation",
+    ) -> None:
+        if not 0 < validation_fraction < 1:
+            raise ValueError(
+                f"`validation_fraction` must be between 0 and 1, got {validation_fraction}."
+            )
+        self.train = train
+        self.validation = validation
+        self.validation_fraction = validation_fraction
+        self.text_field = text_field
+        self.source_field = source_field
+        self.train_split = train_split
+        self.validation_split = validation_split
+
+    def train_records(self) -> Iterator[TextRecord]:
+        """Stream the training records, those held out left aside."""
+        records = self._read(self.train, self.train_split)
+        if self.validation is not None:
+            return records
+        return (record for record in records if not self._is_held_out(record))
+
+    def validation_records(self) -> Iterator[TextRecord]:
+        """Stream the validation records: a file of their own, or those held out."""
+        if self.validation is not None:
+            return self._read(self.validation, self.validation_split)
+        records = self._read(self.train, self.train_split)
+        return (record for record in records if self._is_held_out(record))
+
+    def train_fingerprint(self) -> str:
+        """Return a string that changes whenever the training records may have changed."""
+        return self._fingerprint(self.train, self.train_split, "train")
+
+    def validation_fingerprint(self) -> str:
+        """Return a string that changes whenever the validation records may have changed."""
+        if self.validation is not None:
+            return self._fingerprint(self.validation, self.validation_split, "all")
+        return self._fingerprint(self.train, self.train_split, "held out")
+
+    def _read(self, data: str, split: str) -> Iterator[TextRecord]:
+        return read_records(
+            data, text_field=self.text_field, source_field=self.source_field, split=split
+        )
+
+    def _fingerprint(self, data: str, split: str, part: str) -> str:
+        # The kind of file decides how its bytes are read, hence the name's suffixes.
+        fields = [data_fingerprint(data, split=split), data.rpartition("/")[2].partition(".")[2]]
+        fields += [self.text_field, str(self.source_field)]
+        if self.validation is None:
+            fields += [part, str(self.validation_fraction)]
+        return json.dumps(fields)
+
+    def _is_held_out(self, record: TextRecord) -> bool:
+        content = f"{record.source or ''}\0{record.text}".encode()
+        share = int.from_bytes(hashlib.sha256(content).digest()[:8]) / 2**64
+        return share < self.validation_fraction

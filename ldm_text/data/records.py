@@ -1,0 +1,112 @@
+"""Text records: one text, perhaps its source and references, from any supported data set."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ldm_text.data.readers import PLAIN_TEXT_FIELD, is_plain_text, read_rows
+
+
+@dataclass(frozen=True)
+class TextRecord:
+    """One example.
+
+    Attributes:
+        text: The text to model; the target where there is a source.
+        source: The text to condition on, None where the data set has none.
+        references: Other right answers to the same source, for evaluation.
+    """
+
+    text: str
+    source: str | None = None
+    references: tuple[str, ...] = ()
+
+
+def read_records(
+    data: str | Path,
+    *,
+    text_field: str = "text",
+    source_field: str | None = None,
+    references_field: str | None = None,
+    split: str = "train",
+) -> Iterator[TextRecord]:
+    """Stream the records of a data set.
+
+    Args:
+        data: What ``readers.read_rows`` takes: a file, a dataset folder, ``hub:owner/name``
+            or ``excerpt:NAME``.
+        text_field: Field that holds the text.
+        source_field: Field that holds the source, None to read none.
+        references_field: Field that holds a list of references, None to read none.
+        split: Split of a dataset folder or hub dataset.
+
+    Raises:
+        FileNotFoundError: If the data does not exist.
+        ValueError: If a line, a field or the whole file is not as expected; the message names
+            the file and the line.
+    """
+    for place, row in read_rows(data, split=split):
+        yield TextRecord(
+            text=_string_field(row, text_field, place),
+            source=None if source_field is None else _string_field(row, source_field, place),
+            references=(
+                () if references_field is None else _strings_field(row, references_field, place)
+            ),
+        )
+
+
+def read_prompts(
+    path: str | Path, source_field: str = "source", *, split: str = "train"
+) -> list[str]:
+    """Return the source texts of a data set, in its order.
+
+    In a plain text file every line that is not blank is a prompt and ``source_field`` has no say.
+
+    Args:
+        path: What ``read_records`` takes.
+        source_field: Field that holds the prompt.
+        split: Split of a dataset folder or hub dataset.
+
+    Raises:
+        FileNotFoundError: If the data does not exist.
+        ValueError: As ``read_records``.
+    """
+    field = PLAIN_TEXT_FIELD if is_plain_text(path) else source_field
+    return [_string_field(row, field, place) for place, row in read_rows(path, split=split)]
+
+
+def _field(row: Mapping[str, Any], name: str, place: str) -> Any:
+    if name not in row:
+        raise ValueError(
+            f"{place}: no field `{name}`; the fields there are {', '.join(map(repr, row))}."
+        )
+    return row[name]
+
+
+def _string_field(row: Mapping[str, Any], name: str, place: str) -> str:
+    return _checked_string(_field(row, name, place), name, place)
+
+
+def _strings_field(row: Mapping[str, Any], name: str, place: str) -> tuple[str, ...]:
+    values = _field(row, name, place)
+    if not isinstance(values, list | tuple):
+        raise ValueError(
+            f"{place}: field `{name}` must be a list of strings, got {type(values).__name__}."
+        )
+    return tuple(_checked_string(value, name, place) for value in values)
+
+
+def _checked_string(value: Any, name: str, place: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{place}: field `{name}` must be a string, got {type(value).__name__}.")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            # JSON can spell half of a surrogate pair; no tokenizer or file can hold it.
+            raise ValueError(
+                f"{place}: field `{name}` contains half of a surrogate pair, "
+                "which is not valid Unicode."
+            ) from None
+    return value

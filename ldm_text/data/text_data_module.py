@@ -1,0 +1,236 @@
+"""Lightning data module from text files to batches of token ids."""
+
+import logging
+from pathlib import Path
+from typing import Literal
+
+import lightning
+import torch
+from torch.utils.data import DataLoader
+
+from ldm_text.data.batches import Batch, PackedBatches, RecordRows, keep_batch
+from ldm_text.data.corpus import Corpus
+from ldm_text.data.length_policy import LengthPolicy, LongTexts
+from ldm_text.data.packing import documents_of, pack_documents
+from ldm_text.data.token_cache import (
+    TokenCache,
+    build_token_cache,
+    cache_key,
+    default_cache_dir,
+    open_token_cache,
+)
+from ldm_text.tokenizer import load_tokenizer
+
+Part = Literal["train", "validation"]
+
+logger = logging.getLogger(__name__)
+
+
+class TextDataModule(lightning.LightningDataModule):
+    """Batches of token ids for every model of the project.
+
+    Args:
+        corpus: What to read.
+        tokenizer: Folder of the tokenizer.
+        layout: ``rows``: one record a row, ``input_ids`` and ``attention_mask`` ``(B, S)`` with
+            ``source_ids`` and ``source_mask`` where there are sources, and ``row`` ``(B,)``.
+            ``packed``: texts and sources alike as documents, several a row, without ``row`` but
+            with ``document_ids`` ``(B, L)``; for training an autoencoder.
+        batch_size: Rows in a batch, ``B``.
+        max_length_tokens: Length of a row, ``S``, the text's end token included.
+        max_source_length_tokens: Length of a source, its end token included.
+        tokens_per_latent: Tokens that share a latent; divides both lengths.
+        long_texts: What to do with a longer text: stop with an ``error``, ``drop`` the record,
+            ``truncate`` it, or ``split`` the text into consecutive rows.
+        previous_as_source: With ``long_texts: split``, make each row's source the row before it
+            in its text; the first row's source is empty.
+        empty_latent_prob: Share of packed training documents followed by a random number of
+            latents without text. Has a say in ``packed`` only.
+        num_workers: Processes that prepare batches; 0 prepares them in the training process.
+        cache_dir: Folder for token ids; None takes ``$LDM_TEXT_CACHE`` or ``~/.cache/ldm-text``.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        *,
+        tokenizer: str,
+        layout: Literal["packed", "rows"],
+        batch_size: int,
+        max_length_tokens: int = 64,
+        max_source_length_tokens: int = 64,
+        tokens_per_latent: int = 4,
+        long_texts: LongTexts = "error",
+        previous_as_source: bool = False,
+        empty_latent_prob: float = 0.5,
+        num_workers: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.corpus = corpus
+        self.layout = layout
+        self.batch_size = batch_size
+        self.max_length_tokens = max_length_tokens
+        self.max_source_length_tokens = max_source_length_tokens
+        self.tokens_per_latent = tokens_per_latent
+        self.long_texts: LongTexts = long_texts
+        self.previous_as_source = previous_as_source
+        self.empty_latent_prob = empty_latent_prob
+        self.num_workers = num_workers
+        self.cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
+        self._check_arguments()
+        self.tokenizer = load_tokenizer(tokenizer)
+        self._datasets: dict[Part, RecordRows | PackedBatches] = {}
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, the special ones included."""
+        return len(self.tokenizer)
+
+    @property
+    def pad_token_id(self) -> int:
+        """Id of the padding."""
+        return self.tokenizer.pad_token_id
+
+    @property
+    def end_token_id(self) -> int:
+        """Id of the end of a text."""
+        return self.tokenizer.eos_token_id
+
+    @property
+    def mask_token_id(self) -> int:
+        """Id that stands for a hidden token."""
+        return self.tokenizer.mask_token_id
+
+    @property
+    def has_sources(self) -> bool:
+        """Whether records have a source."""
+        return self.corpus.source_field is not None or self.previous_as_source
+
+    def prepare_data(self) -> None:
+        """Tokenize what is not in the cache yet."""
+        for part in ("train", "validation"):
+            self._ensure_cache(part)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the caches and, in the packed layout, pack the documents."""
+        parts: tuple[Part, ...] = (
+            ("validation",) if stage == "validate" else ("train", "validation")
+        )
+        for part in parts:
+            if part not in self._datasets:
+                self._datasets[part] = self._dataset(part)
+        if "train" in parts and len(self._datasets["train"]) < self.batch_size:
+            raise ValueError(
+                f"`batch_size` is {self.batch_size}, but the training set makes only "
+                f"{len(self._datasets['train'])} rows."
+            )
+
+    def train_dataloader(self) -> DataLoader:
+        """Return shuffled batches of equal shape; the last incomplete one is left out."""
+        return self._dataloader("train", shuffle=True, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader:
+        """Return all validation rows in order; the last batch may be smaller."""
+        return self._dataloader("validation", shuffle=False, drop_last=False)
+
+    def _dataloader(self, part: Part, *, shuffle: bool, drop_last: bool) -> DataLoader[Batch]:
+        return DataLoader(
+            self._datasets[part],
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            collate_fn=keep_batch,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _dataset(self, part: Part) -> RecordRows | PackedBatches:
+        cache = open_token_cache(self._ensure_cache(part))
+        if self.layout == "rows":
+            logger.info("%s: %d rows.", part, len(cache))
+            return RecordRows(
+                cache,
+                max_length_tokens=self.max_length_tokens,
+                max_source_length_tokens=self.max_source_length_tokens,
+                pad_token_id=self.pad_token_id,
+                end_token_id=self.end_token_id,
+            )
+        return self._pack(cache, part)
+
+    def _pack(self, cache: TokenCache, part: Part) -> PackedBatches:
+        documents = documents_of(cache)
+        packed = pack_documents(
+            documents,
+            max_length_tokens=self.max_length_tokens,
+            tokens_per_latent=self.tokens_per_latent,
+            pad_token_id=self.pad_token_id,
+            end_token_id=self.end_token_id,
+            empty_latent_prob=self.empty_latent_prob if part == "train" else 0.0,
+            # What Lightning's `seed_everything` set; equal on every device.
+            seed=torch.initial_seed() if part == "train" else 0,
+        )
+        logger.info("%s: %d documents in %d rows.", part, len(documents), len(packed))
+        return PackedBatches(packed, pad_token_id=self.pad_token_id)
+
+    def _ensure_cache(self, part: Part) -> Path:
+        corpus, is_train = self.corpus, part == "train"
+        fingerprint = corpus.train_fingerprint() if is_train else corpus.validation_fingerprint()
+        policy = LengthPolicy(
+            long_texts=self.long_texts,
+            max_length_tokens=self.max_length_tokens,
+            max_source_length_tokens=self.max_source_length_tokens,
+            previous_as_source=self.previous_as_source,
+        )
+        folder = self.cache_dir / cache_key(fingerprint, self.tokenizer, policy)
+        if not folder.is_dir():
+            logger.info("Tokenizing the %s set into %s.", part, folder)
+            records = corpus.train_records() if is_train else corpus.validation_records()
+            name = corpus.train if is_train else corpus.validation or f"{corpus.train} (held out)"
+            build_token_cache(folder, records, self.tokenizer, policy, name)
+        return folder
+
+    def _check_arguments(self) -> None:
+        for name in ("batch_size", "max_length_tokens", "max_source_length_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        # Without sources their length has no say, so its default must not stand in the way.
+        for name in ("max_length_tokens", "max_source_length_tokens")[: 1 + self.has_sources]:
+            if self.tokens_per_latent < 1 or getattr(self, name) % self.tokens_per_latent:
+                raise ValueError(
+                    f"`{name}` must be a multiple of `tokens_per_latent` "
+                    f"({self.tokens_per_latent}), got {getattr(self, name)}."
+                )
+        if not 0 <= self.empty_latent_prob <= 1:
+            raise ValueError(
+                f"`empty_latent_prob` must be between 0 and 1, got {self.empty_latent_prob}."
+            )
+        self._check_sources()
+
+    def _check_sources(self) -> None:
+        if self.long_texts == "split" and self.corpus.source_field is not None:
+            raise ValueError(
+                '`long_texts: "split"` cuts a text from its source; with a `source_field` '
+                'use "drop" or "truncate".'
+            )
+        if self.previous_as_source and self.long_texts != "split":
+            raise ValueError(
+                f'`previous_as_source` needs `long_texts: "split"`, got "{self.long_texts}".'
+            )
+        if self.previous_as_source and self.max_source_length_tokens < self.max_length_tokens:
+            raise ValueError(
+                "`previous_as_source` needs `max_source_length_tokens` of at least "
+                f"`max_length_tokens` ({self.max_length_tokens}), "
+                f"got {self.max_source_length_tokens}."
+            )
+        if (
+            self.layout == "packed"
+            and self.has_sources
+            and self.max_source_length_tokens > self.max_length_tokens
+        ):
+            raise ValueError(
+                "In the packed layout a source is a row's document: `max_source_length_tokens` "
+                f"({self.max_source_length_tokens}) must not exceed `max_length_tokens` "
+                f"({self.max_length_tokens})."
+            )

@@ -1,0 +1,220 @@
+"""``ldm-text generate``: write texts for a file of prompts, or without prompts."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from denoiser.schedulers import SchedulerName, make_scheduler, noise_shift_of
+from ldm_text.data.records import read_prompts
+from ldm_text.pipeline import LatentTextPipeline
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class GeneratedRow:
+    """One line of the output file."""
+
+    id: int
+    source: str | None
+    text: str
+    sample: int
+    seed: int
+    num_inference_steps: int
+    guidance_scale: float
+
+
+def row_generator(seed: int, row: int, sample: int, device: torch.device) -> torch.Generator:
+    """Make the source of noise of one sample of one row: it depends on nothing else."""
+    state = np.random.SeedSequence([seed, row, sample]).generate_state(2, np.uint32)
+    return torch.Generator(device).manual_seed(int(state[0]) << 32 | int(state[1]))
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
+    """Run networks in bfloat16 where asked; the sampler keeps its latents in float32."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def generate_rows(
+    pipeline: LatentTextPipeline,
+    prompts: list[str | None],
+    *,
+    num_samples: int = 1,
+    num_inference_steps: int = 16,
+    guidance_scale: float | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    truncate: bool = False,
+    precision: Precision = "bfloat16",
+) -> Iterator[list[GeneratedRow]]:
+    """Generate batch by batch; a row's noise comes from ``seed``, its row and its sample alone.
+
+    Args:
+        pipeline: The pipeline.
+        prompts: One source a row; ``None`` for a row without.
+        num_samples: Texts for each row.
+        num_inference_steps: Steps of the scheduler.
+        guidance_scale: Weight of guidance; ``None`` takes the pipeline's own.
+        seed: Seed of the noise, 0 or larger.
+        batch_size: Samples that go through the denoiser together.
+        truncate: Cut sources that are too long.
+        precision: Type the networks compute in.
+
+    Yields:
+        The rows of one batch, in the order of the prompts, samples side by side.
+    """
+    scale = pipeline.guider.config["guidance_scale"] if guidance_scale is None else guidance_scale
+    jobs = [(row, sample) for row in range(len(prompts)) for sample in range(num_samples)]
+    for start in range(0, len(jobs), batch_size):
+        batch = jobs[start : start + batch_size]
+        with autocast(pipeline.device, precision):
+            output = pipeline(
+                [prompts[row] for row, _ in batch],
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                generator=[row_generator(seed, *job, pipeline.device) for job in batch],
+                truncate=truncate,
+            )
+        yield [
+            GeneratedRow(row, prompts[row], text, sample, seed, num_inference_steps, float(scale))
+            for (row, sample), text in zip(batch, output.texts, strict=True)
+        ]
+
+
+class WholeLinesFile:
+    """A text file that appears under its name only when complete.
+
+    Until then it is ``NAME.partial`` and holds whole lines only, also after an error or an
+    interrupt: a later run can tell that the file is not complete.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.partial = path.with_name(path.name + ".partial")
+
+    def __enter__(self) -> Self:
+        self.file = self.partial.open("wb", buffering=0)
+        self.whole = 0
+        return self
+
+    def write_lines(self, lines: list[str]) -> None:
+        """Append lines; either all of them count, or none."""
+        content = memoryview("".join(line + "\n" for line in lines).encode())
+        while content:
+            content = content[self.file.write(content) :]
+        self.whole = self.file.tell()
+
+    def __exit__(self, error_type: type | None, *_: object) -> None:
+        self.file.truncate(self.whole)
+        self.file.close()
+        if error_type is None:
+            os.replace(self.partial, self.path)
+
+
+def check_options(batch_size: int, num_samples: int, seed: int, output: Path | None) -> None:
+    """Check what the pipeline does not check itself.
+
+    Raises:
+        ValueError: If a number is out of range.
+        FileNotFoundError: If the folder of the output is missing.
+    """
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("num_samples", num_samples, 1),
+        ("seed", seed, 0),
+    ):
+        if value < least:
+            raise ValueError(f"`--{name}` must be at least {least}, got {value}.")
+    if output is not None and not output.parent.is_dir():
+        raise FileNotFoundError(f"`--output`: there is no folder `{output.parent}`.")
+
+
+def generate(
+    pipeline: Path,
+    prompts: Path | None = None,
+    output: Path | None = None,
+    num_inference_steps: int = 16,
+    guidance_scale: float | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    num_samples: int = 1,
+    scheduler: SchedulerName | None = None,
+    source_field: str = "source",
+    truncate: bool = False,
+    precision: Precision = "bfloat16",
+) -> None:
+    """Write one text, or several, for each prompt.
+
+    Args:
+        pipeline: Folder of the pipeline.
+        prompts: JSON Lines with the source field, or lines of text; without it, texts are
+            generated unconditionally.
+        output: JSON Lines file to write; without it, texts are printed beside their sources.
+        num_inference_steps: Steps of the scheduler, between 1 and 1000.
+        guidance_scale: Weight of classifier-free guidance, 1 is off; default is the pipeline's.
+        seed: Seed of the noise; a row's text depends on it, its row and its sample number alone.
+        batch_size: Samples that go through the denoiser together.
+        num_samples: Texts for each prompt.
+        scheduler: Scheduler in place of the pipeline's own.
+        source_field: Name of the source in JSON Lines.
+        truncate: Cut prompts that are longer than the model's maximum instead of refusing them.
+        precision: Type the networks compute in.
+    """
+    check_options(batch_size, num_samples, seed, output)
+    sources = [None] if prompts is None else list(read_prompts(prompts, source_field))
+    loaded = LatentTextPipeline.from_pretrained(pipeline)
+    loaded.to("cuda" if torch.cuda.is_available() else "cpu")
+    if scheduler is not None:
+        loaded.scheduler = make_scheduler(scheduler, noise_shift_of(loaded.scheduler))
+    loaded.check_inputs(None, num_samples, num_inference_steps, "text", None)
+    loaded.tokenize_prompts(sources, truncate)  # refuse a long one before the first line is written
+
+    start = time.perf_counter()
+    batches = generate_rows(
+        loaded,
+        sources,
+        num_samples=num_samples,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        seed=seed,
+        batch_size=batch_size,
+        truncate=truncate,
+        precision=precision,
+    )
+    num_batches = -(-len(sources) * num_samples // batch_size)
+    rows = []
+    with nullcontext() if output is None else WholeLinesFile(output) as file:
+        for batch in track(batches, "Generating", total=num_batches, disable=not sys.stderr.isatty()):
+            rows += batch
+            if file is not None:
+                file.write_lines([json.dumps(asdict(row), ensure_ascii=False) for row in batch])
+    report(loaded, rows, time.perf_counter() - start, output)
+
+
+def report(
+    pipeline: LatentTextPipeline, rows: list[GeneratedRow], seconds: float, output: Path | None
+) -> None:
+    """Print the texts, unless they went to a file, and how long they took."""
+    if output is None:
+        for row in rows:
+            source = "" if row.source is None else f"{row.source}\n  -> "
+            sys.stdout.write(f"{source}{row.text}\n\n")
+    num_tokens = sum(len(ids) for ids in pipeline.tokenizer([row.text for row in rows])["input_ids"])
+    sys.stdout.write(
+        f"{len(rows)} texts, {num_tokens} tokens in {seconds:.1f} s: "
+        f"{num_tokens / seconds:.0f} tokens/s, "
+        f"{rows[0].num_inference_steps} denoising steps a batch"
+        f"{'' if output is None else f', written to {output}'}\n"
+    )

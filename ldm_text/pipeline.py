@@ -1,0 +1,248 @@
+"""The pipeline: prompts to latents of their text, noise to latents, latents to text."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.guiders import ClassifierFreeGuidance
+from diffusers.guiders.guider_utils import BaseGuidance
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from autoencoder.model import TextAutoencoder
+from denoiser.model import LatentDenoiser
+from denoiser.sampling import Generators, denoise
+from ldm_text.tokenizer import encode_text
+
+
+@dataclass(frozen=True)
+class GenerationOutput:
+    """What a generator returns; texts stand in the order of the prompts, samples side by side.
+
+    Attributes:
+        texts: One string a row; ``None`` if the output type is not ``"text"``.
+        sequences: Token ids ``(B, S)``, the pad token behind the end; ``None`` for ``"latent"``.
+        latents: Standardized latents ``(B, L, D)``.
+        num_denoiser_calls: How often the denoiser ran on the batch.
+    """
+
+    texts: list[str] | None
+    sequences: Tensor | None
+    latents: Tensor
+    num_denoiser_calls: int
+
+
+class LatentTextPipeline(DiffusionPipeline):
+    """Generate text by diffusion in the latent space of a text autoencoder.
+
+    ```python
+    pipeline = LatentTextPipeline.from_pretrained("checkpoints/e2e")
+    output = pipeline("name[The Vaults], food[French]", num_inference_steps=16)
+    output.texts
+    ```
+    """
+
+    model_cpu_offload_seq = "autoencoder->denoiser"
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        autoencoder: TextAutoencoder,
+        denoiser: LatentDenoiser,
+        scheduler: SchedulerMixin,
+        guider: BaseGuidance,
+        max_length_tokens: int = 64,
+        max_source_length_tokens: int = 64,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            tokenizer=tokenizer,
+            autoencoder=autoencoder,
+            denoiser=denoiser,
+            scheduler=scheduler,
+            guider=guider,
+        )
+        self.register_to_config(
+            max_length_tokens=max_length_tokens, max_source_length_tokens=max_source_length_tokens
+        )
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **options: Any) -> "LatentTextPipeline":
+        """Load a folder written by ``save_pretrained``; safetensors only.
+
+        Raises:
+            FileNotFoundError: If the folder or one of its parts is missing.
+            ValueError: If a part does not fit the others.
+        """
+        from ldm_text.checkpoint import check_pipeline_folder
+
+        check_pipeline_folder(Path(path))
+        options = {"use_safetensors": True, "local_files_only": True} | options
+        return super().from_pretrained(str(path), **options)
+
+    def check_inputs(
+        self,
+        prompt: str | list[str | None] | None,
+        num_samples: int,
+        num_inference_steps: int,
+        output_type: str,
+        generator: Generators,
+    ) -> list[str | None]:
+        """Check the arguments of a call and return its prompts as a list.
+
+        Raises:
+            ValueError: If an argument is out of range or of a wrong kind.
+        """
+        if not 1 <= num_inference_steps <= 1000:
+            raise ValueError(
+                f"`num_inference_steps` must be between 1 and 1000, got {num_inference_steps}."
+            )
+        if num_samples < 1:
+            raise ValueError(f"`num_samples` must be at least 1, got {num_samples}.")
+        if output_type not in ("text", "seq", "latent"):
+            raise ValueError(f"`output_type` must be text, seq or latent, got '{output_type}'.")
+        prompts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
+        for entry in prompts:
+            if entry is not None and not isinstance(entry, str):
+                raise ValueError("`prompt` must be a string, a list of strings and None, or None, got "
+                    f"{type(entry).__name__}.")
+        num_rows = len(prompts) * num_samples
+        if not num_rows:
+            raise ValueError("`prompt` is an empty list: pass at least one, or None.")
+        if isinstance(generator, list) and len(generator) != num_rows:
+            raise ValueError(f"`generator` must hold {num_rows} entries, got {len(generator)}.")
+        return prompts
+
+    def tokenize_prompts(
+        self, prompts: list[str | None], truncate: bool = False
+    ) -> list[list[int]]:
+        """Tokenize source texts, each closed by the end token; ``None`` has no tokens at all.
+
+        Args:
+            prompts: One entry a row; ``None`` means no source.
+            truncate: Cut what is longer than the model's maximum instead of refusing it.
+
+        Raises:
+            ValueError: If a prompt is too long.
+        """
+        limit = self.config.max_source_length_tokens - 1
+        rows = []
+        for prompt in prompts:
+            ids = [] if prompt is None else encode_text(self.tokenizer, prompt)
+            if len(ids) > limit and not truncate:
+                raise ValueError(
+                    f"A prompt has {len(ids)} tokens, the model takes at most {limit}: shorten it, "
+                    f"or cut it with `truncate`. It begins with {prompt[:60]!r}."
+                )
+            rows.append([] if prompt is None else [*ids[:limit], self.tokenizer.eos_token_id])
+        return rows
+
+    def encode_prompts(
+        self, prompts: list[str | None], truncate: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Encode source texts as known latents; the arguments are those of ``tokenize_prompts``.
+
+        Returns:
+            Standardized latents ``(B, K, D)``, and True where they hold text, ``(B, K)``.
+        """
+        config = self.autoencoder.config
+        rows = self.tokenize_prompts(prompts, truncate)
+        width = max(1, *map(len, rows))
+        width += -width % config.tokens_per_latent
+        padded = [row + [config.pad_token_id] * (width - len(row)) for row in rows]
+        lengths = torch.tensor([len(row) for row in rows], device=self.device)
+        attention_mask = torch.arange(width, device=self.device) < lengths[:, None]
+        latents = self.autoencoder.encode(torch.tensor(padded, device=self.device), attention_mask)
+        known_mask = self.autoencoder.latent_mask(attention_mask)
+        return self.autoencoder.statistics.standardize(latents), known_mask
+
+    def prepare_latents(self, num_rows: int, generator: Generators) -> Tensor:
+        """Draw the noise ``(B, L, D)``, float32, each row from its own generator if there are many."""
+        config = self.autoencoder.config
+        shape = (num_rows, self.config.max_length_tokens // config.tokens_per_latent)
+        return randn_tensor((*shape, config.latent_dim), generator=generator, device=self.device)
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Decode standardized latents ``(B, L, D)`` to token ids ``(B, S)``, pads behind the end."""
+        config = self.autoencoder.config
+        logits = self.autoencoder.decode(self.autoencoder.statistics.unstandardize(latents))
+        ids = logits.argmax(dim=-1)
+        ended = (ids == config.end_token_id).cumsum(dim=1) > 0
+        return ids.masked_fill(ended, config.pad_token_id)
+
+    def texts_of(self, sequences: Tensor) -> list[str]:
+        """Write token ids ``(B, S)`` as texts; special tokens leave no trace."""
+        return self.tokenizer.batch_decode(sequences, skip_special_tokens=True)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str | None] | None = None,
+        num_samples: int = 1,
+        num_inference_steps: int = 16,
+        guidance_scale: float | None = None,
+        generator: Generators = None,
+        output_type: Literal["text", "seq", "latent"] = "text",
+        truncate: bool = False,
+        callback_on_step_end: Callable[["LatentTextPipeline", int, Tensor], None] | None = None,
+    ) -> GenerationOutput:
+        """Generate texts, in one batch.
+
+        Args:
+            prompt: Source text or texts; ``None`` generates without a source.
+            num_samples: Texts for each prompt; they stand side by side.
+            num_inference_steps: Steps of the scheduler, between 1 and 1000.
+            guidance_scale: Weight of classifier-free guidance, 1 is off; ``None`` leaves the guider
+                as it is.
+            generator: One source of randomness, or one for each row. With one per row, a row's text
+                is the same in any batch.
+            output_type: Text, token ids, or latents.
+            truncate: Cut prompts that are too long instead of refusing them.
+            callback_on_step_end: Called with the pipeline, the step and the predicted clean latents
+                ``(B, L, D)``, which ``decode_latents`` reads.
+
+        Returns:
+            Texts, token ids and latents, see ``GenerationOutput``.
+
+        Raises:
+            ValueError: If an argument is out of range, or a prompt is too long.
+        """
+        prompts = self.check_inputs(
+            prompt, num_samples, num_inference_steps, output_type, generator
+        )
+        prompts = [entry for entry in prompts for _ in range(num_samples)]
+        known_latents, known_mask = self.encode_prompts(prompts, truncate)
+        guider = self.guider
+        if guidance_scale is not None:
+            guider = guider.new(guidance_scale=guidance_scale)
+        steps_done = []
+
+        def on_step_end(step: int, noisy_latents: Tensor, pred_latents: Tensor) -> None:
+            steps_done.append(step)
+            if callback_on_step_end is not None:
+                callback_on_step_end(self, step, pred_latents)
+
+        latents = denoise(
+            self.denoiser,
+            self.scheduler,
+            guider,
+            self.prepare_latents(len(prompts), generator),
+            known_latents,
+            known_mask,
+            num_inference_steps,
+            generator,
+            on_step_end,
+        )
+        sequences = None if output_type == "latent" else self.decode_latents(latents)
+        texts = self.texts_of(sequences) if output_type == "text" else None
+        return GenerationOutput(texts, sequences, latents, len(steps_done))
+
+
+def default_guider(guidance_scale: float = 3.0) -> BaseGuidance:
+    """Make the guider of a new pipeline."""
+    return ClassifierFreeGuidance(guidance_scale=guidance_scale)

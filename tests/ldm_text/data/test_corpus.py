@@ -1,0 +1,72 @@
+import pytest
+
+from ldm_text.data.corpus import Corpus
+
+
+def texts(records):
+    return [record.text for record in records]
+
+
+def rows(count):
+    return [{"text": f"text {number}"} for number in range(count)]
+
+
+def test_hold_out_is_disjoint_complete_and_close_to_the_asked_share(write_jsonl):
+    corpus = Corpus(str(write_jsonl(rows(2000))), validation_fraction=0.1)
+    train, held_out = texts(corpus.train_records()), texts(corpus.validation_records())
+    assert set(train).isdisjoint(held_out)
+    assert sorted(train + held_out) == sorted(row["text"] for row in rows(2000))
+    assert 150 < len(held_out) < 250
+
+
+def test_hold_out_does_not_change_when_records_are_added_or_reordered(write_jsonl):
+    few = Corpus(str(write_jsonl(rows(500), "few.jsonl")), validation_fraction=0.1)
+    many = Corpus(str(write_jsonl(rows(900)[::-1], "many.jsonl")), validation_fraction=0.1)
+    held_out_of_few = set(texts(few.validation_records()))
+    assert held_out_of_few
+    common = {row["text"] for row in rows(500)}
+    assert common.intersection(texts(many.validation_records())) == held_out_of_few
+
+
+def test_hold_out_is_the_same_in_every_process(write_jsonl):
+    # SHA-256 of the record decides. Another rule would move training records of earlier runs
+    # into validation, hence this copy of the rule's answer.
+    corpus = Corpus(str(write_jsonl(rows(40))), validation_fraction=0.1)
+    assert texts(corpus.validation_records()) == ["text 16", "text 19", "text 28"]
+
+
+def test_equal_records_are_held_out_together(write_jsonl):
+    corpus = Corpus(str(write_jsonl(rows(200) * 2)), validation_fraction=0.3)
+    assert set(texts(corpus.train_records())).isdisjoint(texts(corpus.validation_records()))
+
+
+def test_a_validation_file_leaves_the_training_file_whole(write_jsonl):
+    corpus = Corpus(
+        str(write_jsonl(rows(50), "train.jsonl")),
+        validation=str(write_jsonl([{"text": "other"}], "validation.jsonl")),
+        validation_fraction=0.5,
+    )
+    assert texts(corpus.train_records()) == [row["text"] for row in rows(50)]
+    assert texts(corpus.validation_records()) == ["other"]
+
+
+def test_fingerprints_change_with_all_that_changes_the_records(write_jsonl):
+    path = str(write_jsonl(rows(3)))
+    other = str(write_jsonl(rows(4), "other.jsonl"))
+    fingerprints = [
+        Corpus(path).train_fingerprint(),
+        Corpus(path).validation_fingerprint(),
+        Corpus(path, validation_fraction=0.5).train_fingerprint(),
+        Corpus(path, text_field="target").train_fingerprint(),
+        Corpus(path, source_field="source").train_fingerprint(),
+        Corpus(path, validation=other).train_fingerprint(),
+        Corpus(path, validation=other).validation_fingerprint(),
+    ]
+    assert len(set(fingerprints)) == len(fingerprints)
+    assert Corpus(path).train_fingerprint() == fingerprints[0]
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1])
+def test_a_share_of_all_or_nothing_is_refused(fraction):
+    with pytest.raises(ValueError, match=r"`validation_fraction` must be between 0 and 1, got"):
+        Corpus("a.jsonl", validation_fraction=fraction)

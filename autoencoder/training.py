@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from diffusers.optimization import get_scheduler
 from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from autoencoder.corruption import LatentCorruption, mask_tokens
@@ -89,7 +90,7 @@ class LitAutoencoder(LightningModule):
         self.autoencoder.statistics.measure(torch.cat(self.validation_latents))
         self.validation_latents.clear()
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Set up the optimizer and its schedule."""
         optimizer = self.optimizer(self.parameters())
         schedule = get_scheduler(

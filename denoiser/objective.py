@@ -28,7 +28,8 @@ def denoising_loss(
         known_latents: Clean standardized latents of the source, ``(B, K, D)``.
         known_mask: True at known latents that hold text, ``(B, K)``.
         noise_shift: Median noise-to-signal ratio of the training noise.
-        cond_drop_prob: Probability that a row is trained with the learned null as its source.
+        cond_drop_prob: Probability that a row is trained with the learned null as its source; rows
+            without any known text always are.
         self_condition_prob: Share of rows that see an earlier prediction.
 
     Returns:
@@ -38,6 +39,7 @@ def denoising_loss(
     t = sample_time(batch_size, noise_shift, latents.device)
     noisy_latents = add_noise(latents, torch.randn_like(latents), t)
     is_null = torch.rand(batch_size, device=latents.device) < cond_drop_prob
+    is_null = is_null | ~known_mask.any(dim=1)  # as in sampling
 
     self_condition = torch.zeros_like(latents)
     num_conditioned = round(self_condition_prob * batch_size)

@@ -7,11 +7,16 @@ import torch
 from diffusers.optimization import get_scheduler
 from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from autoencoder.loading import PretrainedAutoencoder
 from autoencoder.model import TextAutoencoder
+from denoiser.latent_cache import LatentCache
 from denoiser.model import LatentDenoiser
 from denoiser.objective import denoising_loss
+
+COLUMNS = {"input": ("input_ids", "attention_mask"), "source": ("source_ids", "source_mask")}
 
 
 class LitDenoiser(LightningModule):
@@ -27,12 +32,13 @@ class LitDenoiser(LightningModule):
         warmup_steps: Steps of linear warm-up of the learning rate.
         lr_schedule: Course of the learning rate after the warm-up, until ``trainer.max_steps``.
         compile_network: Compile the networks with ``torch.compile``.
+        cache_latents: Keep the training latents in memory, so that each row is encoded once.
     """
 
     def __init__(
         self,
         denoiser: Callable[[int], LatentDenoiser],
-        autoencoder: TextAutoencoder,
+        autoencoder: PretrainedAutoencoder | TextAutoencoder,
         optimizer: OptimizerCallable,
         noise_shift: float = 4.0,
         cond_drop_prob: float = 0.1,
@@ -40,11 +46,14 @@ class LitDenoiser(LightningModule):
         warmup_steps: int = 100,
         lr_schedule: Literal["constant_with_warmup", "cosine", "linear"] = "cosine",
         compile_network: bool = False,
+        cache_latents: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        if isinstance(autoencoder, PretrainedAutoencoder):
+            autoencoder = autoencoder.autoencoder
         self.autoencoder = autoencoder.eval().requires_grad_(False)
-        self.denoiser = denoiser(autoencoder.config.latent_dim)
+        self.denoiser = denoiser(self.autoencoder.config.latent_dim)
         self.optimizer = optimizer
         self.noise_shift = noise_shift
         self.cond_drop_prob = cond_drop_prob
@@ -52,6 +61,8 @@ class LitDenoiser(LightningModule):
         self.warmup_steps = warmup_steps
         self.lr_schedule = lr_schedule
         self.compile_network = compile_network
+        self.cache_latents = cache_latents
+        self.cache: LatentCache | None = None
 
     def train(self, mode: bool = True) -> "LitDenoiser":
         """Switch the denoiser's mode; the autoencoder always stays in evaluation mode."""
@@ -65,29 +76,42 @@ class LitDenoiser(LightningModule):
             self.denoiser.compile()
             self.autoencoder.encoder.compile()
 
-    def latents(self, batch: dict[str, Tensor], ids: str, mask: str) -> Tensor:
-        """Encode one column of a batch, standardized: ``(B, S)`` to ``(B, L, D)``."""
-        encoded = self.autoencoder.encode(batch[ids], batch[mask])
-        return self.autoencoder.statistics.standardize(encoded)
+    def on_train_start(self) -> None:
+        """Make the cache, now that the number of training rows is known."""
+        if self.cache_latents:
+            self.cache = LatentCache(len(self.trainer.train_dataloader.dataset))
+
+    @torch.no_grad()
+    def latents(self, batch: dict[str, Tensor], column: str) -> Tensor:
+        """Encode a column of a batch, ``input`` or ``source``, standardized: ``(B, L, D)``."""
+        ids, mask = COLUMNS[column]
+
+        def encode() -> Tensor:
+            encoded = self.autoencoder.encode(batch[ids], batch[mask])
+            return self.autoencoder.statistics.standardize(encoded)
+
+        if self.cache is None or not self.training:
+            return encode()
+        return self.cache.get(column, batch["row"], encode)
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the denoising loss of a batch of rows."""
-        with torch.no_grad():
-            latents = self.latents(batch, "input_ids", "attention_mask")
-            if "source_ids" in batch:
-                known_latents = self.latents(batch, "source_ids", "source_mask")
-                known_mask = self.autoencoder.latent_mask(batch["source_mask"])
-            else:
-                known_latents = torch.zeros_like(latents[:, :1])
-                known_mask = known_latents.new_zeros(known_latents.shape[:2], dtype=torch.bool)
-        has_source = "source_ids" in batch
+        """Compute the denoising loss of a batch of rows; rows without a source see the null."""
+        latents = self.latents(batch, "input")
+        if "source_ids" in batch:
+            known_latents = self.latents(batch, "source")
+            known_mask = self.autoencoder.latent_mask(batch["source_mask"])
+            cond_drop_prob = self.cond_drop_prob
+        else:
+            known_latents = torch.zeros_like(latents[:, :1])
+            known_mask = torch.zeros_like(latents[:, :1, 0], dtype=torch.bool)
+            cond_drop_prob = 1.0
         return denoising_loss(
             self.denoiser,
             latents,
             known_latents,
             known_mask,
             self.noise_shift,
-            self.cond_drop_prob if has_source else 1.0,
+            cond_drop_prob,
             self.self_condition_prob,
         )
 
@@ -109,7 +133,7 @@ class LitDenoiser(LightningModule):
                 name = f"val/loss_t_{low:.2f}_to_{low + 0.25:.2f}"
                 self.log(name, chosen.mean(), batch_size=len(chosen))
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Set up the optimizer and its schedule."""
         optimizer = self.optimizer(self.denoiser.parameters())
         schedule = get_scheduler(

@@ -1,5 +1,6 @@
 """Write a released pipeline folder from the checkpoints of training."""
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from denoiser.schedulers import SchedulerName, make_scheduler
 from denoiser.training import LitDenoiser
 from ldm_text.pipeline import LatentTextPipeline, default_guider
 from ldm_text.tokenizer import load_tokenizer
+from ldm_text.training_report import describe_training
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +69,10 @@ def export(
         max_source_length_tokens,
     )
     pipeline.save_pretrained(output, safe_serialization=True)
+    training = describe_training(
+        ckpt_path, {"autoencoder": module.autoencoder, "denoiser": module.denoiser}
+    )
+    (output / "report.json").write_text(json.dumps({"training": training}, indent=2) + "\n")
     training_config = ckpt_path.parents[1] / "config.yaml"
     if training_config.is_file():
         shutil.copyfile(training_config, output / "config.yaml")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ldm_text.data.records import TextRecord, read_records
+from ldm_text.phrases import add_phrases
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -19,9 +20,7 @@ MASK_TOKEN = "<|mask|>"
 SPECIAL_TOKENS = (PAD_TOKEN, END_TOKEN, MASK_TOKEN)  # the position is the id
 MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
 
-# A phrase: an optional space, words with one space between them, then closing punctuation.
-# Whatever lies between two phrases (line breaks, double spaces, opening quotes) is a piece too.
-PHRASE_PATTERN = r" ?[^\s\p{P}]+(?: [^\s\p{P}]+)*\p{P}*"
+PHRASE_SHARE = 1 / 3  # of the vocabulary, where tokens may be phrases
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +41,8 @@ def train_tokenizer(
         data: Training text: a file, a dataset folder, ``hub:owner/name`` or ``excerpt:NAME``.
         output: Folder to write. Files of an earlier tokenizer in it are replaced.
         vocab_size: Number of tokens, the 256 bytes and the 3 special tokens included.
-        pre_tokenizer: ``words`` keeps a token inside one word (GPT-2's rule); ``phrases`` lets it
-            cross single spaces but not punctuation, so that frequent phrases become one token.
+        pre_tokenizer: ``words`` keeps a token inside one word (GPT-2's rule); ``phrases`` gives a
+            third of the vocabulary to frequent phrases of several words, see ``ldm_text.phrases``.
         text_field: Field that holds the text.
         source_field: Field with the source text, if the tokenizer must cover it as well.
         split: Split to read from a dataset folder or a hub dataset.
@@ -141,27 +140,19 @@ def _training_texts(records: Iterator[TextRecord]) -> Iterator[str]:
 
 
 def _train_backend(texts: Iterator[str], vocab_size: int, pre_tokenizer: str) -> Tokenizer:
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    by_name = {
-        "words": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-        "phrases": lambda: pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(PHRASE_PATTERN), behavior="isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        ),
-    }
-    if pre_tokenizer not in by_name:
-        raise ValueError(f"`pre_tokenizer` must be one of {list(by_name)}, got {pre_tokenizer!r}.")
+    num_phrases = round(PHRASE_SHARE * vocab_size) if pre_tokenizer == "phrases" else 0
+    num_phrases = min(num_phrases, vocab_size - MIN_VOCAB_SIZE)
     backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = by_name[pre_tokenizer]()
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=vocab_size - num_phrases,
         special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    backend.train_from_iterator(texts, trainer)
-    return backend
+    kept_texts = list(texts)
+    backend.train_from_iterator(kept_texts, trainer)
+    return add_phrases(backend, kept_texts, num_phrases) if num_phrases else backend

@@ -1,0 +1,126 @@
+"""Callbacks that show texts while a model trains."""
+
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from autoencoder.training import LitAutoencoder
+from denoiser.schedulers import make_scheduler
+from denoiser.training import LitDenoiser
+from ldm_text.evaluation.metrics import corpus_bleu
+from ldm_text.pipeline import LatentTextPipeline, default_guider
+
+
+def decode_rows(tokenizer: PreTrainedTokenizerFast, ids: Tensor, mask: Tensor) -> list[str]:
+    """Write the real tokens of ``(B, S)`` ids as texts."""
+    rows = [row[kept].tolist() for row, kept in zip(ids, mask, strict=True)]
+    return tokenizer.batch_decode(rows, skip_special_tokens=True)
+
+
+def markdown_table(header: list[str], rows: list[tuple[str, ...]]) -> str:
+    """Write rows as a Markdown table, which TensorBoard shows."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines)
+
+
+class LogTexts(Callback):
+    """Log decoded texts at each validation: reconstructions, or texts generated from noise.
+
+    For an autoencoder, texts go through clean latents and through latents with as much noise as
+    signal. For a denoiser, one text is generated for each of the first validation rows; their BLEU
+    against the one target of the row is logged as ``val/bleu``.
+
+    Args:
+        num_rows: Rows that go into the figures.
+        num_shown: Rows shown as text.
+        num_inference_steps: Steps of the sampler.
+        guidance_scale: Weight of guidance.
+    """
+
+    def __init__(
+        self,
+        num_rows: int = 64,
+        num_shown: int = 12,
+        num_inference_steps: int = 16,
+        guidance_scale: float = 3.0,
+    ) -> None:
+        self.num_rows = num_rows
+        self.num_shown = num_shown
+        self.num_inference_steps = num_inference_steps
+        self.guidance_scale = guidance_scale
+        self.batch: dict[str, Tensor] = {}
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: dict[str, Tensor],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep rows of the first batch."""
+        if batch_idx == 0:
+            self.batch = {name: values[: self.num_rows] for name, values in batch.items()}
+
+    @torch.no_grad()
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write texts to the logger."""
+        datamodule = getattr(trainer, "datamodule", None)
+        if trainer.sanity_checking or not trainer.is_global_zero or datamodule is None:
+            return
+        with torch.compiler.set_stance("force_eager"):
+            if isinstance(pl_module, LitAutoencoder):
+                table = self.reconstructions(pl_module, datamodule.tokenizer)
+            elif isinstance(pl_module, LitDenoiser):
+                table = self.generations(pl_module, datamodule)
+            else:
+                return
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text("val/texts", table, trainer.global_step)
+
+    def reconstructions(self, module: LitAutoencoder, tokenizer: PreTrainedTokenizerFast) -> str:
+        """Decode clean and noisy latents of the kept rows."""
+        ids, mask = self.batch["input_ids"], self.batch["attention_mask"]
+        documents = self.batch["document_ids"]
+        latents = module.autoencoder.encode(ids, mask, documents)
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
+        columns = [ids] + [
+            module.autoencoder.decode(noisy, document_ids=documents).argmax(-1)
+            for noisy in (latents, latents + noise)
+        ]
+        texts = [decode_rows(tokenizer, column, mask)[: self.num_shown] for column in columns]
+        header = ["text", "reconstructed", "reconstructed at noise ratio 1"]
+        return markdown_table(header, list(zip(*texts, strict=True)))
+
+    def generations(self, module: LitDenoiser, datamodule: Any) -> str:
+        """Generate texts for the kept rows, always from the same noise."""
+        tokenizer = datamodule.tokenizer
+        pipeline = LatentTextPipeline(
+            tokenizer,
+            module.autoencoder,
+            module.denoiser,
+            make_scheduler("euler", module.noise_shift),
+            default_guider(self.guidance_scale),
+            datamodule.max_length_tokens,
+            datamodule.max_source_length_tokens,
+        )
+        targets = decode_rows(tokenizer, self.batch["input_ids"], self.batch["attention_mask"])
+        sources: list[str | None] = [None] * len(targets)
+        if "source_ids" in self.batch:
+            source_ids, source_mask = self.batch["source_ids"], self.batch["source_mask"]
+            sources = list(decode_rows(tokenizer, source_ids, source_mask))
+        texts = pipeline(
+            sources,
+            num_inference_steps=self.num_inference_steps,
+            generator=torch.Generator(module.device).manual_seed(0),
+        ).texts
+        if "source_ids" in self.batch:
+            module.log("val/bleu", corpus_bleu(texts, [[target] for target in targets]), prog_bar=True)
+        rows = [(source or "", text) for source, text in zip(sources, texts, strict=True)]
+        return markdown_table(["source", "generated"], rows[: self.num_shown])

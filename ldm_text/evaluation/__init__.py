@@ -1,0 +1,1 @@
+"""Measure generated text against references, sources and training data."""

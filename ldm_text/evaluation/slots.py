@@ -1,0 +1,79 @@
+"""Slot errors of texts written from meaning representations such as ``name[Aromi], area[riverside]``.
+
+Only slots whose values the texts name literally are judged. For E2E NLG these are the name, the
+place nearby, the kind of place, the food and the area; prices, ratings and family friendliness are
+paraphrased too freely for exact matching.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+SLOT = re.compile(r"([^\[\],]+)\[([^\]]*)\]")
+LITERAL_SLOTS = {
+    "name": "entity",  # the name and the place nearby share one set of values
+    "near": "entity",
+    "eatType": "eatType",
+    "food": "food",
+    "area": "area",
+}
+# A value that texts use as a common noun: absent it is missing, present it is not invented.
+COMMON_NOUNS = {"restaurant"}
+
+
+def parse_slots(source: str) -> dict[str, str]:
+    """Split ``a[x], b[y]`` into slots and values."""
+    return {name.strip(): value.strip() for name, value in SLOT.findall(source)}
+
+
+def normalize(text: str) -> str:
+    """Fold case, accents of ``e``, hyphens and American spelling, for comparison only."""
+    return text.lower().replace("\u00e9", "e").replace("-", " ").replace("center", "centre")
+
+
+class SlotChecker:
+    """Find missing, wrong and invented slot values.
+
+    Args:
+        sources: Meaning representations that together show all values of each slot.
+    """
+
+    def __init__(self, sources: Iterable[str]) -> None:
+        values: dict[str, set[str]] = defaultdict(set)
+        for source in sources:
+            for slot, value in parse_slots(source).items():
+                if slot in LITERAL_SLOTS:
+                    values[LITERAL_SLOTS[slot]].add(normalize(value))
+        # Longest first, so that "the rice boat" is not also read as "rice boat".
+        self.patterns = {
+            group: re.compile(
+                r"\b(" + "|".join(map(re.escape, sorted(found, key=len, reverse=True))) + r")\b"
+            )
+            for group, found in values.items()
+        }
+
+    def errors(self, source: str, text: str) -> dict[str, list[str]]:
+        """List the values that are ``missing`` from a text and those ``invented`` by it.
+
+        A wrong value is one missing and one invented.
+        """
+        wanted: dict[str, set[str]] = defaultdict(set)
+        for slot, value in parse_slots(source).items():
+            if slot in LITERAL_SLOTS:
+                wanted[LITERAL_SLOTS[slot]].add(normalize(value))
+        content = normalize(text)
+        missing, invented = [], []
+        for group, pattern in self.patterns.items():
+            found = set(pattern.findall(content))
+            missing += sorted(wanted[group] - found)
+            invented += sorted(found - wanted[group] - COMMON_NOUNS)
+        return {"missing": missing, "invented": invented}
+
+    def error_rate(self, sources: Sequence[str], texts: Sequence[str]) -> dict[str, float]:
+        """Share of rows with an error, with a missing and with an invented value, in [0, 1]."""
+        errors = [self.errors(*row) for row in zip(sources, texts, strict=True)]
+        return {
+            "slot_error_rate": sum(any(row.values()) for row in errors) / len(errors),
+            "rows_with_missing": sum(bool(row["missing"]) for row in errors) / len(errors),
+            "rows_with_invented": sum(bool(row["invented"]) for row in errors) / len(errors),
+        }

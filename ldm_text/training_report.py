@@ -1,0 +1,52 @@
+"""What a training checkpoint tells about its run: steps, time, parameters, machine."""
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def describe_machine() -> str:
+    """Name the processor or the accelerator that this process would train on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{os.cpu_count()} CPU cores ({platform.machine()}, {capability})"
+
+
+def describe_run(ckpt_path: Path) -> dict[str, Any]:
+    """Read steps and training time from a Lightning checkpoint.
+
+    The time is there if the run had Lightning's ``Timer`` callback; it covers resumed runs too.
+    """
+    checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=True)
+    run: dict[str, Any] = {"steps": checkpoint["global_step"], "epochs": checkpoint["epoch"] + 1}
+    for state in checkpoint.get("callbacks", {}).values():
+        if isinstance(state, dict) and "time_elapsed" in state:
+            run["training_seconds"] = round(state["time_elapsed"]["train"], 1)
+    return run
+
+
+def describe_training(ckpt_path: Path, modules: dict[str, torch.nn.Module]) -> dict[str, Any]:
+    """Describe both stages of a denoiser's checkpoint.
+
+    Args:
+        ckpt_path: Lightning checkpoint of the denoiser.
+        modules: Networks by name, to count their parameters.
+    """
+    report: dict[str, Any] = {
+        "parameters": {
+            name: sum(parameter.numel() for parameter in module.parameters())
+            for name, module in modules.items()
+        },
+        "denoiser": describe_run(ckpt_path),
+        "machine": describe_machine(),
+    }
+    checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=True)
+    pretrained = checkpoint["hyper_parameters"].get("autoencoder")
+    autoencoder_path = Path(pretrained if isinstance(pretrained, str) else "")
+    if autoencoder_path.suffix == ".ckpt" and autoencoder_path.is_file():
+        report["autoencoder"] = describe_run(autoencoder_path)
+    return report

@@ -1,0 +1,107 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from autoencoder import LatentCorruption
+from autoencoder.training import reconstruction_loss
+
+CLEAN = {"corruption": LatentCorruption(max_noise_ratio=0.0), "max_token_mask_prob": 0.0}
+
+
+@pytest.fixture
+def packed(make_texts):
+    """One text a row, as a packed batch with free latents behind it."""
+    texts = make_texts()
+    is_text = texts["attention_mask"].unflatten(1, (-1, 4)).any(dim=2)
+    return texts | {"document_ids": is_text.long() - 1}
+
+
+def test_reconstruction_loss_equals_a_plain_loop(packed):
+    logits = torch.randn(8, 12, 40)
+    terms = [
+        -logits[row, position].log_softmax(dim=0)[packed["input_ids"][row, position]]
+        for row in range(8)
+        for position in range(12)
+        if packed["attention_mask"][row, position]
+    ]
+    expected = sum(terms) / len(terms)
+    assert reconstruction_loss(logits, packed).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_padding_has_no_part_in_the_reconstruction_loss(packed):
+    logits, padding = torch.randn(8, 12, 40), ~packed["attention_mask"]
+    changed = logits.masked_fill(padding[..., None], 50.0)
+    other = packed | {"input_ids": packed["input_ids"].masked_fill(padding, 7)}
+    assert torch.equal(reconstruction_loss(changed, other), reconstruction_loss(logits, packed))
+
+
+def test_tiny_autoencoder_learns_eight_sentences_exactly(make_lit_autoencoder, fit, packed):
+    module = make_lit_autoencoder(**CLEAN)
+    ids, mask = packed["input_ids"], packed["attention_mask"]
+    assert (module.autoencoder.reconstruct(ids, mask) == ids)[mask].float().mean() < 0.9
+    fit(module, packed, max_steps=100)
+    assert torch.equal(module.autoencoder.reconstruct(ids, mask), ids)
+
+
+def test_two_short_trainings_with_one_seed_give_equal_parameters(make_lit_autoencoder, fit, packed):
+    states = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        module = make_lit_autoencoder()
+        fit(module, packed, max_steps=4, batch_size=4, shuffle=True)
+        states.append(module.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert not all(torch.equal(states[0][name], states[2][name]) for name in states[0])
+
+
+def test_training_corrupts_tokens_and_latents(make_lit_autoencoder, packed, monkeypatch):
+    module = make_lit_autoencoder(max_token_mask_prob=1.0)
+    seen = {}
+    encode, decode = module.autoencoder.encode, module.autoencoder.decode
+
+    def record_encode(input_ids, *others):
+        seen["ids"], seen["latents"] = input_ids, encode(input_ids, *others)
+        return seen["latents"]
+
+    def record_decode(latents, **options):
+        seen["corrupted"], seen["options"] = latents, options
+        return decode(latents, **options)
+
+    monkeypatch.setattr(module.autoencoder, "encode", record_encode)
+    monkeypatch.setattr(module.autoencoder, "decode", record_decode)
+    monkeypatch.setattr(module, "log", lambda *_, **__: None)
+    module.training_step(packed, 0)
+    assert (seen["ids"] == 2).any()
+    assert not torch.allclose(seen["corrupted"], seen["latents"], atol=0.1)
+    assert torch.equal(seen["options"]["document_ids"], packed["document_ids"])
+
+
+def test_validation_averages_over_tokens_not_batches(make_lit_autoencoder, validate, packed):
+    module = make_lit_autoencoder()
+    metrics = validate(module, packed)
+    ids, mask, document_ids = packed.values()
+    autoencoder = module.autoencoder
+    with torch.no_grad():
+        latents = autoencoder.encode(ids, mask, document_ids)
+        logits = autoencoder.decode(latents, document_ids=document_ids)
+    accuracy = (logits.argmax(-1) == ids)[mask].float().mean()
+    assert metrics["val/token_accuracy"] == pytest.approx(accuracy.item())
+    expected = F.cross_entropy(logits[mask], ids[mask])
+    assert metrics["val/reconstruction"] == pytest.approx(expected.item(), rel=1e-5)
+    assert metrics["val/token_accuracy_noise_1"] < metrics["val/token_accuracy"]
+
+
+def test_validation_measures_the_statistics_of_text_latents(make_lit_autoencoder, validate, packed):
+    module = make_lit_autoencoder()
+    validate(module, packed)
+    autoencoder = module.autoencoder
+    latents = autoencoder.encode(packed["input_ids"], packed["attention_mask"])
+    latents = latents[autoencoder.latent_mask(packed["attention_mask"])]
+    assert torch.allclose(autoencoder.statistics.latent_mean, latents.mean(0), atol=1e-5)
+    assert torch.allclose(autoencoder.statistics.latent_std, latents.std(0), atol=1e-5)
+
+
+def test_validation_is_the_same_every_time(make_lit_autoencoder, validate, packed):
+    module = make_lit_autoencoder()
+    first, second = (validate(module, packed) for _ in range(2))
+    assert first == second

@@ -1,0 +1,195 @@
+import pytest
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers.guiders import ClassifierFreeGuidance
+from torch import nn
+
+from denoiser.sampling import check_scheduler, denoise
+from denoiser.schedulers import make_scheduler
+
+NAMES = ["euler", "euler_stochastic", "dpm++", "dpm++_sde", "heun"]
+NUM_STEPS = 5
+
+
+@pytest.fixture
+def inputs():
+    """Three rows; the second has a shorter source, the third has none."""
+    return {
+        "noise": torch.randn(3, 4, 8),
+        "known_latents": torch.randn(3, 5, 8),
+        "known_mask": torch.arange(5) < torch.tensor([[5], [2], [0]]),
+    }
+
+
+@pytest.fixture
+def sample(inputs):
+    def run(denoiser, name="euler", guidance_scale=1.0, **options):
+        guider = ClassifierFreeGuidance(guidance_scale)
+        arguments = {
+            "scheduler": make_scheduler(name, 4.0),
+            "guider": guider,
+            "num_inference_steps": NUM_STEPS,
+        }
+        return denoise(denoiser, **arguments | inputs | options)
+
+    return run
+
+
+class Recorder(nn.Module):
+    """Pass calls on and keep their arguments and results."""
+
+    def __init__(self, denoiser):
+        super().__init__()
+        self.denoiser = denoiser
+        self.calls = []
+
+    def forward(self, noisy_latents, t, known_latents, known_mask, is_null, self_condition=None):
+        prediction = self.denoiser(
+            noisy_latents, t, known_latents, known_mask, is_null, self_condition
+        )
+        self.calls.append({**locals()})
+        return prediction
+
+
+@pytest.fixture
+def denoiser(make_denoiser):
+    return Recorder(make_denoiser())
+
+
+def batch_sizes(denoiser):
+    return [len(call["noisy_latents"]) for call in denoiser.calls]
+
+
+def make_generators(rows):
+    return [torch.Generator().manual_seed(row) for row in rows]
+
+
+@pytest.mark.parametrize(("name", "num_calls"), [("euler", 5), ("dpm++", 5), ("heun", 9)])
+def test_without_guidance_each_call_is_one_forward_of_the_batch(denoiser, sample, name, num_calls):
+    sample(denoiser, name)
+    assert batch_sizes(denoiser) == [3] * num_calls
+
+
+@pytest.mark.parametrize("guidance_scale", [0.0, 3.0])
+def test_guidance_is_one_forward_of_a_doubled_batch(denoiser, sample, guidance_scale):
+    sample(denoiser, guidance_scale=guidance_scale)
+    assert batch_sizes(denoiser) == [6] * NUM_STEPS
+    expected = torch.tensor([False, False, True, True, True, True])
+    assert all(torch.equal(call["is_null"], expected) for call in denoiser.calls)
+
+
+def test_guidance_costs_nothing_in_steps_outside_its_range(denoiser, sample):
+    sample(denoiser, guider=ClassifierFreeGuidance(3.0, start=0.4))
+    assert batch_sizes(denoiser) == [3, 3, 6, 6, 6]
+
+
+def test_guidance_scale_zero_follows_the_null(denoiser, sample):
+    unguided = sample(denoiser, known_mask=torch.zeros(3, 5, dtype=torch.bool))
+    assert all(call["is_null"].all() for call in denoiser.calls)
+    assert torch.allclose(sample(denoiser, guidance_scale=0.0), unguided, atol=1e-5)
+    assert not torch.allclose(sample(denoiser)[0], unguided[0], atol=1e-2)
+
+
+def test_guidance_extrapolates_from_the_null_to_the_source(denoiser, sample):
+    predictions = []
+    sample(
+        denoiser,
+        guidance_scale=3.0,
+        num_inference_steps=1,
+        on_step_end=lambda step, noisy, prediction: predictions.append(prediction),
+    )
+    conditional, unconditional = denoiser.calls[0]["prediction"].chunk(2)
+    expected = unconditional + 3.0 * (conditional - unconditional)
+    assert torch.allclose(predictions[0], expected, atol=1e-5)
+
+
+def test_a_row_without_source_is_not_changed_by_guidance(denoiser, sample):
+    plain, guided = sample(denoiser), sample(denoiser, guidance_scale=3.0)
+    assert torch.allclose(guided[2], plain[2], atol=1e-5)
+    assert not torch.allclose(guided[0], plain[0], atol=1e-2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_a_row_is_the_same_alone_and_in_a_batch(denoiser, sample, inputs, name, guidance_scale):
+    together = sample(denoiser, name, guidance_scale, generator=make_generators(range(3)))
+    for row in range(3):
+        alone = {part: values[row : row + 1] for part, values in inputs.items()}
+        generator = make_generators([row])
+        latents = sample(denoiser, name, guidance_scale, generator=generator, **alone)
+        assert torch.allclose(latents[0], together[row], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["euler_stochastic", "dpm++_sde"])
+def test_the_noise_of_stochastic_schedulers_comes_from_the_generator(denoiser, sample, name):
+    first, again, other = (
+        sample(denoiser, name, generator=make_generators(rows))
+        for rows in ((0, 1, 2), (0, 1, 2), (3, 1, 2))
+    )
+    assert torch.equal(again, first)
+    assert not torch.allclose(other[0], first[0], atol=1e-2)
+    assert torch.allclose(other[1:], first[1:], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_scheduler_can_be_used_again_even_after_an_interruption(denoiser, sample, name):
+    """diffusers' schedulers carry the state of a run, which must not leak into the next."""
+
+    def interrupt(step, *_):
+        if step == 1:
+            raise KeyboardInterrupt
+
+    scheduler = make_scheduler(name, 4.0)
+    first = sample(denoiser, scheduler=scheduler, generator=make_generators(range(3)))
+    with pytest.raises(KeyboardInterrupt):
+        sample(denoiser, scheduler=scheduler, on_step_end=interrupt)
+    again = sample(denoiser, scheduler=scheduler, generator=make_generators(range(3)))
+    assert torch.equal(again, first)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_result_is_the_last_prediction(denoiser, sample, name):
+    steps, predictions = [], []
+
+    def record(step, noisy, prediction):
+        steps.append(step)
+        predictions.append(prediction)
+
+    latents = sample(denoiser, name, guidance_scale=3.0, on_step_end=record)
+    assert steps == list(range(len(denoiser.calls)))
+    assert torch.allclose(latents, predictions[-1], atol=1e-4)
+    assert latents.dtype == torch.float32
+
+
+def test_each_step_sees_the_prediction_before_it(denoiser, sample):
+    predictions = []
+    sample(
+        denoiser,
+        guidance_scale=3.0,
+        on_step_end=lambda step, noisy, prediction: predictions.append(prediction),
+    )
+    seen = [call["self_condition"] for call in denoiser.calls]
+    assert seen[0] is None
+    for before, now in zip(predictions, seen[1:], strict=False):
+        assert torch.equal(now, torch.cat((before, before)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_denoiser_is_called_at_the_times_of_the_scheduler(denoiser, sample, name):
+    scheduler = make_scheduler(name, 4.0)
+    sample(denoiser, scheduler=scheduler)
+    times = torch.stack([call["t"] for call in denoiser.calls])
+    assert torch.equal(times, scheduler.sigmas[:-1, None].expand(-1, 3))
+    assert torch.equal(denoiser.calls[0]["noisy_latents"], denoiser.calls[0]["noisy_latents"])
+
+
+def test_a_scheduler_of_another_noise_process_is_refused(denoiser, sample):
+    with pytest.raises(ValueError, match="DDIMScheduler does not follow the straight path"):
+        sample(denoiser, scheduler=DDIMScheduler())
+    assert denoiser.calls == []
+
+
+def test_a_flow_scheduler_of_another_prediction_is_refused():
+    scheduler = DPMSolverMultistepScheduler(use_flow_sigmas=True)
+    with pytest.raises(ValueError, match="needs prediction_type='flow_prediction', got 'epsilon'"):
+        check_scheduler(scheduler)

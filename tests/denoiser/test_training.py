@@ -1,0 +1,190 @@
+import pytest
+import torch
+
+from autoencoder import TextAutoencoder
+
+BINS = ("0.00_to_0.25", "0.25_to_0.50", "0.50_to_0.75", "0.75_to_1.00")
+
+
+@pytest.fixture
+def batch(make_texts):
+    """Eight rows with sources, as the data module makes them."""
+    sources = make_texts(length=8)
+    return make_texts() | {
+        "source_ids": sources["input_ids"],
+        "source_mask": sources["attention_mask"],
+        "row": torch.arange(8),
+    }
+
+
+@pytest.fixture
+def module(make_lit_denoiser):
+    return make_lit_denoiser(active=True)
+
+
+def without_source(batch):
+    return {name: values for name, values in batch.items() if not name.startswith("source")}
+
+
+def copy_of(network):
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def test_training_moves_the_denoiser_and_never_the_autoencoder(module, batch, fit):
+    autoencoder, denoiser = copy_of(module.autoencoder), copy_of(module.denoiser)
+    fit(module, batch, max_steps=3)
+    for name, value in module.autoencoder.state_dict().items():
+        assert torch.equal(value, autoencoder[name]), name
+    assert all(weight.grad is None for weight in module.autoencoder.parameters())
+    assert not module.autoencoder.training
+    for name, value in module.denoiser.state_dict().items():
+        assert not torch.equal(value, denoiser[name]), name
+
+
+def test_autoencoder_stays_frozen_and_in_evaluation_mode(module):
+    module.train()
+    assert module.denoiser.training
+    assert not any(part.training for part in module.autoencoder.modules())
+    assert not any(weight.requires_grad for weight in module.autoencoder.parameters())
+
+
+def test_optimizer_holds_the_denoiser_only(module, batch, fit):
+    (optimizer,) = fit(module, batch, max_steps=1).optimizers
+    held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    assert held == {id(weight) for weight in module.denoiser.parameters()}
+
+
+def test_loss_halves_in_200_steps(make_lit_denoiser, batch, fit, validate):
+    module = make_lit_denoiser(noise_shift=1.0)
+    encoded = module.autoencoder.encode(batch["input_ids"], batch["attention_mask"])
+    module.autoencoder.statistics.measure(encoded.flatten(0, 1))
+    many = {name: values.repeat(4, *[1] * (values.ndim - 1)) for name, values in batch.items()}
+    before = validate(module, many)["val/loss"]
+    fit(module, many, max_steps=200, batch_size=32)
+    assert validate(module, many)["val/loss"] < before / 2
+
+
+def test_two_short_trainings_with_one_seed_give_equal_parameters(make_lit_denoiser, batch, fit):
+    states = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        module = make_lit_denoiser()
+        fit(module, batch, max_steps=4, batch_size=4, shuffle=True)
+        states.append(module.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert not all(torch.equal(states[0][name], states[2][name]) for name in states[0])
+
+
+def test_latents_are_standardized(module, batch):
+    encoded = module.autoencoder.encode(batch["input_ids"], batch["attention_mask"])
+    module.autoencoder.statistics.measure(encoded.flatten(0, 1))
+    latents = module.latents(batch, "input").flatten(0, 1)
+    assert torch.allclose(latents.mean(0), torch.zeros(8), atol=1e-4)
+    assert torch.allclose(latents.std(0), torch.ones(8), atol=1e-4)
+    assert not latents.requires_grad
+
+
+def loss_with(module, batch):
+    torch.manual_seed(1)
+    return module.loss(batch)["loss"]
+
+
+def test_source_steers_the_loss_and_its_padding_does_not(make_lit_denoiser, batch):
+    module = make_lit_denoiser(active=True, cond_drop_prob=0.0)
+    ids, mask = batch["source_ids"], batch["source_mask"]
+    other = torch.randint(3, 40, ids.shape)
+    loss = loss_with(module, batch)
+    assert torch.equal(
+        loss_with(module, batch | {"source_ids": torch.where(mask, ids, other)}), loss
+    )
+    changed = loss_with(module, batch | {"source_ids": torch.where(mask, other, ids)})
+    assert not torch.allclose(changed, loss, rtol=1e-3)
+
+
+def test_a_batch_without_source_trains_the_null_only(module, batch):
+    loss = loss_with(module, without_source(batch))
+    loss.backward()
+    assert module.denoiser.null_latent.grad.abs().max() > 1e-4
+    module.cond_drop_prob = 1.0
+    assert torch.allclose(loss_with(module, batch), loss, rtol=1e-5)
+
+
+def test_a_batch_with_sources_trains_the_null_on_the_dropped_rows_only(module, batch):
+    for prob, is_trained in ((0.0, False), (1.0, True)):
+        module.zero_grad(set_to_none=True)
+        module.cond_drop_prob = prob
+        loss_with(module, batch).backward()
+        assert module.denoiser.null_latent.grad.any() == is_trained
+
+
+def test_validation_averages_over_rows_and_splits_by_time(module, batch, validate):
+    metrics = validate(module, batch)  # batches of 5 and 3 rows
+    errors, times = [], []
+    for number, rows in enumerate((slice(5), slice(5, 8))):
+        torch.manual_seed(number)
+        with torch.no_grad():
+            losses = module.loss({name: values[rows] for name, values in batch.items()})
+        errors.append(losses["row_error"])
+        times.append(losses["t"])
+    errors, times = torch.cat(errors), torch.cat(times)
+    assert metrics["val/loss"] == pytest.approx(errors.mean().item(), rel=1e-5)
+    for low, name in zip((0, 0.25, 0.5, 0.75), BINS, strict=True):
+        inside = (times >= low) & (times < low + 0.25)
+        if inside.any():
+            expected = pytest.approx(errors[inside].mean().item(), rel=1e-5)
+            assert metrics[f"val/loss_t_{name}"] == expected
+        else:
+            assert f"val/loss_t_{name}" not in metrics
+
+
+def test_validation_is_the_same_every_time(module, batch, validate):
+    first = validate(module, batch)
+    torch.manual_seed(5)
+    assert validate(module, batch) == first
+
+
+def test_validation_leaves_the_random_state_of_training(module, batch, monkeypatch):
+    monkeypatch.setattr(module, "log", lambda *_, **__: None)
+    state = torch.get_rng_state()
+    module.validation_step(batch, 0)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("cache_latents", [False, True])
+def test_cache_encodes_each_training_row_once(
+    make_lit_denoiser, batch, fit, monkeypatch, cache_latents
+):
+    calls, encode = [], TextAutoencoder.encode
+
+    def record(*arguments):
+        calls.append(arguments)
+        return encode(*arguments)
+
+    monkeypatch.setattr(TextAutoencoder, "encode", record)
+    module = make_lit_denoiser(cache_latents=cache_latents)
+    fit(module, batch, max_steps=6, batch_size=4)  # three epochs of two batches and two columns
+    assert len(calls) == (4 if cache_latents else 12)
+
+
+def test_cache_changes_latents_by_rounding_only(make_lit_denoiser, batch, fit):
+    module = make_lit_denoiser(cache_latents=True)
+    fit(module, batch, max_steps=1)
+    module.train()
+    cached = [module.latents(batch, column) for column in ("input", "source")]
+    module.eval()
+    for latents, column in zip(cached, ("input", "source"), strict=True):
+        assert torch.allclose(latents, module.latents(batch, column), atol=5e-3)
+
+
+def test_cache_of_training_rows_is_not_read_in_validation(
+    make_lit_denoiser, make_texts, batch, fit
+):
+    """Rows of both sets are numbered from 0."""
+    module = make_lit_denoiser(cache_latents=True)
+    fit(module, batch, max_steps=1)
+    module.eval()
+    other = make_texts() | {"row": batch["row"]}
+    expected = module.autoencoder.statistics.standardize(
+        module.autoencoder.encode(other["input_ids"], other["attention_mask"])
+    )
+    assert torch.equal(module.latents(other, "input"), expected)

@@ -175,12 +175,12 @@ def test_each_step_sees_the_prediction_before_it(denoiser, sample):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_denoiser_is_called_at_the_times_of_the_scheduler(denoiser, sample, name):
+def test_denoiser_is_called_at_the_times_of_the_scheduler(denoiser, sample, inputs, name):
     scheduler = make_scheduler(name, 4.0)
     sample(denoiser, scheduler=scheduler)
     times = torch.stack([call["t"] for call in denoiser.calls])
     assert torch.equal(times, scheduler.sigmas[:-1, None].expand(-1, 3))
-    assert torch.equal(denoiser.calls[0]["noisy_latents"], denoiser.calls[0]["noisy_latents"])
+    assert torch.equal(denoiser.calls[0]["noisy_latents"], inputs["noise"])
 
 
 def test_a_scheduler_of_another_noise_process_is_refused(denoiser, sample):

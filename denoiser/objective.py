@@ -33,7 +33,8 @@ def denoising_loss(
         self_condition_prob: Share of rows that see an earlier prediction.
 
     Returns:
-        ``loss``, the mean squared error, a scalar, and ``t`` and ``row_error``, both ``(B,)``.
+        ``loss``, the mean squared error, a scalar; ``t`` and ``row_error``, both ``(B,)``; and
+        ``pred_latents`` ``(B, L, D)``.
     """
     batch_size = len(latents)
     t = sample_time(batch_size, noise_shift, latents.device)
@@ -51,4 +52,9 @@ def denoising_loss(
             )
     prediction = denoiser(noisy_latents, t, known_latents, known_mask, is_null, self_condition)
     row_error = (prediction - latents).square().mean(dim=(1, 2))
-    return {"loss": row_error.mean(), "t": t, "row_error": row_error.detach()}
+    return {
+        "loss": row_error.mean(),
+        "t": t,
+        "row_error": row_error.detach(),
+        "pred_latents": prediction,
+    }

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from autoencoder.loading import PretrainedAutoencoder
 from autoencoder.model import TextAutoencoder
+from autoencoder.training import reconstruction_loss
 from denoiser.latent_cache import LatentCache
 from denoiser.model import LatentDenoiser
 from denoiser.objective import denoising_loss
@@ -126,7 +127,10 @@ class LitDenoiser(LightningModule):
         with torch.random.fork_rng(), torch.compiler.set_stance("force_eager"):
             torch.manual_seed(batch_idx)
             losses = self.loss(batch)
+            pred_latents = self.autoencoder.statistics.unstandardize(losses["pred_latents"])
+            decoder_loss = reconstruction_loss(self.autoencoder.decode(pred_latents), batch)
         self.log("val/loss", losses["loss"], prog_bar=True, batch_size=len(losses["t"]))
+        self.log("val/decoder_loss", decoder_loss, prog_bar=True, batch_size=len(losses["t"]))
         for low in (0.0, 0.25, 0.5, 0.75):
             chosen = losses["row_error"][(losses["t"] >= low) & (losses["t"] < low + 0.25)]
             if len(chosen):

@@ -1,5 +1,6 @@
 """Callbacks that show texts while a model trains."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,10 +22,11 @@ def decode_rows(tokenizer: PreTrainedTokenizerFast, ids: Tensor, mask: Tensor) -
     return tokenizer.batch_decode(rows, skip_special_tokens=True)
 
 
-def markdown_table(header: list[str], rows: list[tuple[str, ...]]) -> str:
+def markdown_table(header: list[str], rows: Sequence[tuple[str, ...]]) -> str:
     """Write rows as a Markdown table, which TensorBoard shows."""
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines)
+    cells = [[" ".join(cell.replace("|", "\\|").splitlines()) for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 class LogTexts(Callback):
@@ -119,8 +121,10 @@ class LogTexts(Callback):
             sources,
             num_inference_steps=self.num_inference_steps,
             generator=torch.Generator(module.device).manual_seed(0),
+            truncate=True,  # the text of cut ids can have more ids than were cut
         ).texts
         if "source_ids" in self.batch:
-            module.log("val/bleu", corpus_bleu(texts, [[target] for target in targets]), prog_bar=True)
+            bleu = corpus_bleu(texts, [[target] for target in targets])
+            module.log("val/bleu", bleu, prog_bar=True, rank_zero_only=True)
         rows = [(source or "", text) for source, text in zip(sources, texts, strict=True)]
         return markdown_table(["source", "generated"], rows[: self.num_shown])

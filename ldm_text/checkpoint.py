@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 
 from autoencoder.model import TextAutoencoder
 from denoiser.model import LatentDenoiser
+from ldm_text.tokenizer import load_tokenizer
 
 COMPONENT_FILES = {
     "tokenizer": "tokenizer.json",
@@ -16,7 +17,8 @@ COMPONENT_FILES = {
     "scheduler": "scheduler_config.json",
     "guider": "guider_config.json",
 }
-WEIGHTS = "diffusion_pytorch_model"
+LIBRARIES = ("autoencoder", "denoiser", "ldm_text", "diffusers", "transformers")
+WEIGHTS = "diffusion_pytorch_model"  # and .safetensors, or a part's number before it
 
 
 def read_json(path: Path) -> dict:
@@ -37,11 +39,8 @@ def read_json(path: Path) -> dict:
     return content
 
 
-def check_weights(folder: Path, model_class: type[TextAutoencoder] | type[LatentDenoiser]) -> dict:
+def check_weights(folder: Path, model_class: type[TextAutoencoder] | type[LatentDenoiser]) -> None:
     """Compare names and shapes of a component's weights with what its configuration needs.
-
-    Returns:
-        The component's configuration.
 
     Raises:
         FileNotFoundError: If configuration or weights are missing.
@@ -55,7 +54,8 @@ def check_weights(folder: Path, model_class: type[TextAutoencoder] | type[Latent
     for file in files:
         try:
             with safe_open(file, framework="pt") as weights:
-                stored |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+                names = weights.keys()
+                stored |= {name: tuple(weights.get_slice(name).get_shape()) for name in names}
         except SafetensorError as error:
             raise ValueError(f"`{file}` is not a safetensors file, or is cut: {error}.") from error
     try:
@@ -70,25 +70,45 @@ def check_weights(folder: Path, model_class: type[TextAutoencoder] | type[Latent
                 f"`{folder}` does not fit its config.json: `{name}` should have the shape "
                 f"{needed.get(name)}, the file has {stored.get(name)}."
             )
-    return config
+
+
+def check_model_index(folder: Path) -> None:
+    """Check the file that names the parts of a pipeline: nothing foreign is imported for it.
+
+    Raises:
+        FileNotFoundError: If the file is missing.
+        ValueError: If it does not describe a pipeline of this project.
+    """
+    index = read_json(folder / "model_index.json")
+    for component in COMPONENT_FILES:
+        entry = index.get(component)
+        if not isinstance(entry, list) or str(entry[0]).split(".")[0] not in LIBRARIES:
+            raise ValueError(
+                f"`{folder / 'model_index.json'}` describes no text pipeline: `{component}` must "
+                f"name a class of {', '.join(LIBRARIES)}, got {entry}."
+            )
+    for name in ("max_length_tokens", "max_source_length_tokens"):
+        if not isinstance(index.get(name), int):
+            raise ValueError(
+                f"`{folder / 'model_index.json'}`: `{name}` must be an integer, "
+                f"got {index.get(name)}."
+            )
 
 
 def check_pipeline_folder(folder: Path) -> None:
-    """Make sure that a folder holds a whole pipeline whose parts fit each other.
+    """Make sure that a folder holds a whole pipeline, every part of it readable.
 
     Raises:
         FileNotFoundError: If the folder or a part is missing.
         ValueError: If a part is damaged or does not fit.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"There is no pipeline folder `{folder}`.")
-    read_json(folder / "model_index.json")
+        raise FileNotFoundError(
+            f"There is no pipeline folder `{folder}`: write one with `ldm-text export`."
+        )
+    check_model_index(folder)
     for component, file in COMPONENT_FILES.items():
         read_json(folder / component / file)
-    autoencoder = check_weights(folder / "autoencoder", TextAutoencoder)
-    denoiser = check_weights(folder / "denoiser", LatentDenoiser)
-    if autoencoder["latent_dim"] != denoiser["latent_dim"]:
-        raise ValueError(
-            f"`{folder}` mixes parts: the autoencoder has latent_dim={autoencoder['latent_dim']}, "
-            f"the denoiser {denoiser['latent_dim']}."
-        )
+    load_tokenizer(folder / "tokenizer")
+    check_weights(folder / "autoencoder", TextAutoencoder)
+    check_weights(folder / "denoiser", LatentDenoiser)

@@ -4,9 +4,15 @@ Nothing heavy is imported before a command is known, so that ``--help`` answers 
 """
 
 import importlib
+import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pickle import UnpicklingError
+from typing import NoReturn
+
+from ldm_text.one_line import one_line
 
 TRAINING = {
     "fit": "train an autoencoder, a denoiser or a baseline from a YAML file",
@@ -22,19 +28,24 @@ COMMANDS = {
 }
 
 
-def usage() -> str:
+def print_usage() -> None:
     """Describe all commands."""
-    lines = ["usage: ldm-text COMMAND [OPTIONS]", "", "Text generation by diffusion in a latent space."]
+    lines = [
+        "usage: ldm-text COMMAND [OPTIONS]",
+        "",
+        "Text generation by diffusion in a latent space.",
+    ]
     descriptions = TRAINING | {name: text for name, (_, text) in COMMANDS.items()}
     lines += ["", "commands:"] + [f"  {name:<16} {text}" for name, text in descriptions.items()]
-    return "\n".join([*lines, "", "ldm-text COMMAND --help lists the options of a command."])
+    lines += ["", "ldm-text COMMAND --help lists the options of a command.", ""]
+    sys.stdout.write("\n".join(lines))
 
 
 def main() -> None:
     """Run the command line; known errors become one line and exit code 2."""
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if command in ("-h", "--help"):
-        sys.stdout.write(usage() + "\n")
+        with_one_line_errors(print_usage)
     elif command in TRAINING:
         with_one_line_errors(run_training)
     elif command in COMMANDS:
@@ -44,37 +55,75 @@ def main() -> None:
         fail(f"unknown command '{command}': expected one of {names}.")
 
 
-def fail(message: str, code: int = 2) -> None:
+def fail(message: str, code: int = 2) -> NoReturn:
     """Print one line to standard error and leave with an exit code."""
-    sys.stderr.write(f"ldm-text: error: {' '.join(message.split())}\n")
+    sys.stderr.write(f"ldm-text: error: {one_line(message)}\n")
     raise SystemExit(code)
 
 
 def with_one_line_errors(run: Callable[[], None]) -> None:
     """Run a command; turn errors about the user's input into one line and exit code 2."""
     try:
-        run()
-    except (ValueError, OSError) as error:
+        with messages_shown():
+            run()
+        sys.stdout.flush()  # a full disk or a closed pipe may show only now
+    except (ValueError, OSError, KeyboardInterrupt) as error:
         if os.environ.get("JSONARGPARSE_DEBUG"):
             raise
-        fail(str(error) or type(error).__name__)
-    except KeyboardInterrupt:
-        fail("interrupted.", code=130)
+        drop_output_if_stuck()
+        interrupted = isinstance(error, KeyboardInterrupt)
+        message = "interrupted" if interrupted else str(error) or type(error).__name__
+        lines = [message, *getattr(error, "__notes__", ())]
+        fail(" ".join(map(one_line, lines)), code=130 if interrupted else 2)
+
+
+def drop_output_if_stuck() -> None:
+    """Forget output that cannot be written, or Python fails once more when it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def messages_shown() -> Iterator[None]:
+    """Show what this package logs, as plain lines on standard error."""
+    package, handler = logging.getLogger("ldm_text"), logging.StreamHandler()
+    level = package.level
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)
 
 
 def run_function(name: str) -> None:
     """Run one of ``COMMANDS``: the signature of the function is the command line."""
     from jsonargparse import auto_cli
 
+    from ldm_text.parsers import CommandParser
+
     function = getattr(importlib.import_module(COMMANDS[name][0]), name)
     parser_options = {"prog": f"ldm-text {name}", "as_positional": False}
-    auto_cli(function, args=sys.argv[2:], **parser_options)
+    auto_cli(function, args=sys.argv[2:], parser_class=CommandParser, **parser_options)
 
 
 def run_training() -> None:
-    """Run Lightning's command line, for every model and every data module."""
+    """Run Lightning's command line, for every model and every data module.
+
+    Raises:
+        ValueError: If the configuration or a checkpoint does not do; as from the classes in it.
+    """
     from lightning import LightningDataModule, LightningModule
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+    from ldm_text.parsers import OneLineParser
+
+    class TrainingParser(OneLineParser, LightningArgumentParser):
+        """Lightning's parser with errors in one line."""
 
     class TextCLI(LightningCLI):
         """Lightning's command line with the links between data and model."""
@@ -83,15 +132,29 @@ def run_training() -> None:
             """Link what must agree; a link without a target in the chosen class is skipped."""
             autoencoder = "model.init_args.autoencoder.init_args"
             for name in ("vocab_size", "tokens_per_latent"):
-                parser.link_arguments(f"data.{name}", f"{autoencoder}.{name}", apply_on="instantiate")
+                parser.link_arguments(
+                    f"data.{name}", f"{autoencoder}.{name}", apply_on="instantiate"
+                )
 
-    TextCLI(
-        LightningModule,
-        LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        auto_configure_optimizers=False,
-        seed_everything_default=0,
-        parser_kwargs={"parser_mode": "omegaconf"},
-        save_config_kwargs={"overwrite": True},
-    )
+    try:
+        TextCLI(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            parser_class=TrainingParser,
+            parser_kwargs={"parser_mode": "omegaconf"},
+            save_config_kwargs={"overwrite": True},
+        )
+    except MisconfigurationException as error:
+        raise ValueError(str(error)) from error
+    except UnpicklingError as error:
+        raise ValueError(f"`--ckpt_path`: {error}") from error
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in ("loading state_dict", "PytorchStreamReader")):
+            raise
+        raise ValueError(
+            f"`--ckpt_path`: the file is damaged or of another model. {error}"
+        ) from error

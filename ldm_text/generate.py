@@ -1,14 +1,13 @@
 """``ldm-text generate``: write texts for a file of prompts, or without prompts."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from rich.progress import track
 from denoiser.schedulers import SchedulerName, make_scheduler, noise_shift_of
 from ldm_text.data.records import read_prompts
 from ldm_text.pipeline import LatentTextPipeline
+from ldm_text.whole_lines import WholeLinesFile, check_output_file
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -31,7 +31,7 @@ class GeneratedRow:
     sample: int
     seed: int
     num_inference_steps: int
-    guidance_scale: float
+    guidance_scale: float | None  # None where the pipeline's guider has none
 
 
 def row_generator(seed: int, row: int, sample: int, device: torch.device) -> torch.Generator:
@@ -75,7 +75,9 @@ def generate_rows(
     Yields:
         The rows of one batch, in the order of the prompts, samples side by side.
     """
-    scale = pipeline.guider.config["guidance_scale"] if guidance_scale is None else guidance_scale
+    scale = (
+        pipeline.guider.config.get("guidance_scale") if guidance_scale is None else guidance_scale
+    )
     jobs = [(row, sample) for row in range(len(prompts)) for sample in range(num_samples)]
     for start in range(0, len(jobs), batch_size):
         batch = jobs[start : start + batch_size]
@@ -88,46 +90,16 @@ def generate_rows(
                 truncate=truncate,
             )
         yield [
-            GeneratedRow(row, prompts[row], text, sample, seed, num_inference_steps, float(scale))
+            GeneratedRow(row, prompts[row], text, sample, seed, num_inference_steps, scale)
             for (row, sample), text in zip(batch, output.texts, strict=True)
         ]
-
-
-class WholeLinesFile:
-    """A text file that appears under its name only when complete.
-
-    Until then it is ``NAME.partial`` and holds whole lines only, also after an error or an
-    interrupt: a later run can tell that the file is not complete.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.partial = path.with_name(path.name + ".partial")
-
-    def __enter__(self) -> Self:
-        self.file = self.partial.open("wb", buffering=0)
-        self.whole = 0
-        return self
-
-    def write_lines(self, lines: list[str]) -> None:
-        """Append lines; either all of them count, or none."""
-        content = memoryview("".join(line + "\n" for line in lines).encode())
-        while content:
-            content = content[self.file.write(content) :]
-        self.whole = self.file.tell()
-
-    def __exit__(self, error_type: type | None, *_: object) -> None:
-        self.file.truncate(self.whole)
-        self.file.close()
-        if error_type is None:
-            os.replace(self.partial, self.path)
 
 
 def check_options(batch_size: int, num_samples: int, seed: int, output: Path | None) -> None:
     """Check what the pipeline does not check itself.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If an option is out of range, or the output no file.
         FileNotFoundError: If the folder of the output is missing.
     """
     for name, value, least in (
@@ -137,8 +109,25 @@ def check_options(batch_size: int, num_samples: int, seed: int, output: Path | N
     ):
         if value < least:
             raise ValueError(f"`--{name}` must be at least {least}, got {value}.")
-    if output is not None and not output.parent.is_dir():
-        raise FileNotFoundError(f"`--output`: there is no folder `{output.parent}`.")
+    if output is not None:
+        check_output_file("--output", output)
+
+
+def read_sources(prompts: Path | None, source_field: str) -> list[str | None]:
+    """Read the prompts; without a file there is one row without a prompt.
+
+    Raises:
+        ValueError: If the file cannot be read as prompts.
+    """
+    if prompts is None:
+        return [None]
+    try:
+        return list(read_prompts(prompts, source_field))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"`--prompts` takes JSON Lines with the field `{source_field}` (`--source_field` names "
+            f"another one), or lines of text in a .txt file. {error}"
+        ) from error
 
 
 def generate(
@@ -173,14 +162,17 @@ def generate(
         precision: Type the networks compute in.
     """
     check_options(batch_size, num_samples, seed, output)
-    sources = [None] if prompts is None else list(read_prompts(prompts, source_field))
+    sources = read_sources(prompts, source_field)
     loaded = LatentTextPipeline.from_pretrained(pipeline)
     loaded.to("cuda" if torch.cuda.is_available() else "cpu")
     if scheduler is not None:
         loaded.scheduler = make_scheduler(scheduler, noise_shift_of(loaded.scheduler))
-    loaded.check_inputs(None, num_samples, num_inference_steps, "text", None)
-    loaded.tokenize_prompts(sources, truncate)  # refuse a long one before the first line is written
+    # All that can be refused is refused before the first line is written.
+    loaded.check_inputs(sources, num_samples, num_inference_steps, guidance_scale)
+    loaded.tokenize_prompts(sources, truncate)
 
+    calls: list[None] = []
+    loaded.denoiser.register_forward_pre_hook(lambda *_: calls.append(None))
     start = time.perf_counter()
     batches = generate_rows(
         loaded,
@@ -196,25 +188,32 @@ def generate(
     num_batches = -(-len(sources) * num_samples // batch_size)
     rows = []
     with nullcontext() if output is None else WholeLinesFile(output) as file:
-        for batch in track(batches, "Generating", total=num_batches, disable=not sys.stderr.isatty()):
+        for batch in track(
+            batches, "Generating", total=num_batches, disable=not sys.stderr.isatty()
+        ):
             rows += batch
             if file is not None:
                 file.write_lines([json.dumps(asdict(row), ensure_ascii=False) for row in batch])
-    report(loaded, rows, time.perf_counter() - start, output)
+    report(loaded, rows, time.perf_counter() - start, len(calls), output)
 
 
 def report(
-    pipeline: LatentTextPipeline, rows: list[GeneratedRow], seconds: float, output: Path | None
+    pipeline: LatentTextPipeline,
+    rows: list[GeneratedRow],
+    seconds: float,
+    num_calls: int,
+    output: Path | None,
 ) -> None:
-    """Print the texts, unless they went to a file, and how long they took."""
+    """Print the texts, unless they went to a file, and what they took."""
     if output is None:
         for row in rows:
             source = "" if row.source is None else f"{row.source}\n  -> "
             sys.stdout.write(f"{source}{row.text}\n\n")
-    num_tokens = sum(len(ids) for ids in pipeline.tokenizer([row.text for row in rows])["input_ids"])
+    num_tokens = sum(
+        len(ids) for ids in pipeline.tokenizer([row.text for row in rows])["input_ids"]
+    )
     sys.stdout.write(
         f"{len(rows)} texts, {num_tokens} tokens in {seconds:.1f} s: "
-        f"{num_tokens / seconds:.0f} tokens/s, "
-        f"{rows[0].num_inference_steps} denoising steps a batch"
+        f"{num_tokens / seconds:.0f} tokens/s, {num_calls} denoiser calls"
         f"{'' if output is None else f', written to {output}'}\n"
     )

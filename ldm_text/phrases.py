@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from tokenizers.pre_tokenizers import PreTokenizer
 
 # A phrase: an optional space, words with one space between them, then closing punctuation.
 # Whatever lies between two phrases (line breaks, double spaces, opening quotes) is a piece too.
 PHRASE_PATTERN = r" ?[^\s\p{P}]+(?: [^\s\p{P}]+)*\p{P}*"
-FIRST_SYMBOL = 0xF0000  # a plane of private characters: one stands for each token of the first stage
+FIRST_SYMBOL = (
+    0xF0000  # a plane of private characters: one stands for each token of the first stage
+)
 BARRIER = "\n"  # stands for a word of several tokens; nothing is joined across it
 
 
@@ -40,7 +43,7 @@ def add_phrases(words: "Tokenizer", texts: Iterable[str], num_phrases: int) -> "
     phrase_splitter = pre_tokenizers.Split(Regex(PHRASE_PATTERN), behavior="isolated")
 
     sequences = list(_symbol_sequences(words, phrase_splitter, texts))
-    alphabet = set().union(*sequences)
+    alphabet = set().union(*sequences) - {BARRIER}
     second = Tokenizer(models.BPE())
     second.pre_tokenizer = pre_tokenizers.Split(BARRIER, "removed")
     trainer = trainers.BpeTrainer(vocab_size=len(alphabet) + num_phrases, show_progress=False)
@@ -62,7 +65,7 @@ def add_phrases(words: "Tokenizer", texts: Iterable[str], num_phrases: int) -> "
 
 
 def _symbol_sequences(
-    words: "Tokenizer", phrase_splitter: object, texts: Iterable[str]
+    words: "Tokenizer", phrase_splitter: "PreTokenizer", texts: Iterable[str]
 ) -> Iterator[str]:
     """Write each phrase of the texts as one private character a word."""
     symbols: dict[str, str] = {}

@@ -1,5 +1,6 @@
 """The pipeline: prompts to latents of their text, noise to latents, latents to text."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,22 @@ from diffusers import DiffusionPipeline
 from diffusers.guiders import ClassifierFreeGuidance
 from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils import logging as diffusers_logging
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from autoencoder.model import TextAutoencoder
 from denoiser.model import LatentDenoiser
-from denoiser.sampling import Generators, denoise
+from denoiser.sampling import Generators, check_scheduler, denoise
+from ldm_text.checkpoint import check_pipeline_folder
+from ldm_text.components import check_components, check_guider, check_lengths
 from ldm_text.tokenizer import encode_text
+
+# Every guider that is made, also for one call, would warn that guiders are experimental.
+logging.getLogger("diffusers.guiders.guider_utils").addFilter(
+    lambda record: "experimental feature" not in record.getMessage()
+)
 
 
 @dataclass(frozen=True)
@@ -25,13 +34,13 @@ class GenerationOutput:
     """What a generator returns; texts stand in the order of the prompts, samples side by side.
 
     Attributes:
-        texts: One string a row; ``None`` if the output type is not ``"text"``.
+        texts: One string a row; empty if the output type is not ``"text"``.
         sequences: Token ids ``(B, S)``, the pad token behind the end; ``None`` for ``"latent"``.
         latents: Standardized latents ``(B, L, D)``.
         num_denoiser_calls: How often the denoiser ran on the batch.
     """
 
-    texts: list[str] | None
+    texts: list[str]
     sequences: Tensor | None
     latents: Tensor
     num_denoiser_calls: int
@@ -60,6 +69,8 @@ class LatentTextPipeline(DiffusionPipeline):
         max_source_length_tokens: int = 64,
     ) -> None:
         super().__init__()
+        check_components(tokenizer, autoencoder, denoiser)
+        check_lengths(autoencoder, max_length_tokens, max_source_length_tokens)
         self.register_modules(
             tokenizer=tokenizer,
             autoencoder=autoencoder,
@@ -79,26 +90,33 @@ class LatentTextPipeline(DiffusionPipeline):
             FileNotFoundError: If the folder or one of its parts is missing.
             ValueError: If a part does not fit the others.
         """
-        from ldm_text.checkpoint import check_pipeline_folder
-
         check_pipeline_folder(Path(path))
         options = {"use_safetensors": True, "local_files_only": True} | options
-        return super().from_pretrained(str(path), **options)
+        shows_bars = diffusers_logging.is_progress_bar_enabled()
+        diffusers_logging.disable_progress_bar()  # five small parts take no time
+        try:
+            return super().from_pretrained(str(path), **options)
+        except (AttributeError, ImportError, TypeError) as error:
+            raise ValueError(f"`{path}` cannot be loaded: {error}") from error
+        finally:
+            if shows_bars:
+                diffusers_logging.enable_progress_bar()
 
     def check_inputs(
         self,
         prompt: str | list[str | None] | None,
         num_samples: int,
         num_inference_steps: int,
-        output_type: str,
-        generator: Generators,
+        guidance_scale: float | None = None,
+        generator: Generators = None,
+        output_type: str = "text",
     ) -> list[str | None]:
         """Check the arguments of a call and return its prompts as a list.
 
         Raises:
             ValueError: If an argument is out of range or of a wrong kind.
         """
-        if not 1 <= num_inference_steps <= 1000:
+        if num_inference_steps not in range(1, 1001):
             raise ValueError(
                 f"`num_inference_steps` must be between 1 and 1000, got {num_inference_steps}."
             )
@@ -106,16 +124,23 @@ class LatentTextPipeline(DiffusionPipeline):
             raise ValueError(f"`num_samples` must be at least 1, got {num_samples}.")
         if output_type not in ("text", "seq", "latent"):
             raise ValueError(f"`output_type` must be text, seq or latent, got '{output_type}'.")
-        prompts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
+        check_scheduler(self.scheduler)
+        check_guider(self.guider, guidance_scale)
+        prompts = prompt if isinstance(prompt, list) else [prompt]
         for entry in prompts:
             if entry is not None and not isinstance(entry, str):
-                raise ValueError("`prompt` must be a string, a list of strings and None, or None, got "
-                    f"{type(entry).__name__}.")
-        num_rows = len(prompts) * num_samples
-        if not num_rows:
+                raise ValueError(
+                    "`prompt` must be a string, a list of strings and None, or None, got "
+                    f"{type(entry).__name__}."
+                )
+        if not prompts:
             raise ValueError("`prompt` is an empty list: pass at least one, or None.")
+        num_rows = len(prompts) * num_samples
         if isinstance(generator, list) and len(generator) != num_rows:
-            raise ValueError(f"`generator` must hold {num_rows} entries, got {len(generator)}.")
+            raise ValueError(
+                f"`generator` must hold one entry for each of the {num_rows} texts, "
+                f"got {len(generator)}."
+            )
         return prompts
 
     def tokenize_prompts(
@@ -132,14 +157,17 @@ class LatentTextPipeline(DiffusionPipeline):
         """
         limit = self.config.max_source_length_tokens - 1
         rows = []
-        for prompt in prompts:
-            ids = [] if prompt is None else encode_text(self.tokenizer, prompt)
+        for index, prompt in enumerate(prompts):
+            if prompt is None:
+                rows.append([])
+                continue
+            ids = encode_text(self.tokenizer, prompt)
             if len(ids) > limit and not truncate:
                 raise ValueError(
-                    f"A prompt has {len(ids)} tokens, the model takes at most {limit}: shorten it, "
-                    f"or cut it with `truncate`. It begins with {prompt[:60]!r}."
+                    f"prompt[{index}] has {len(ids)} tokens, the model takes at most {limit}: "
+                    f"shorten it, or cut it with `truncate`. It begins with {prompt[:60]!r}."
                 )
-            rows.append([] if prompt is None else [*ids[:limit], self.tokenizer.eos_token_id])
+            rows.append([*ids[:limit], self.tokenizer.eos_token_id])
         return rows
 
     def encode_prompts(
@@ -162,13 +190,13 @@ class LatentTextPipeline(DiffusionPipeline):
         return self.autoencoder.statistics.standardize(latents), known_mask
 
     def prepare_latents(self, num_rows: int, generator: Generators) -> Tensor:
-        """Draw the noise ``(B, L, D)``, float32, each row from its own generator if there are many."""
+        """Draw the noise ``(B, L, D)``, float32; a list of generators has one for each row."""
         config = self.autoencoder.config
         shape = (num_rows, self.config.max_length_tokens // config.tokens_per_latent)
         return randn_tensor((*shape, config.latent_dim), generator=generator, device=self.device)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Decode standardized latents ``(B, L, D)`` to token ids ``(B, S)``, pads behind the end."""
+        """Decode standardized latents ``(B, L, D)`` to ids ``(B, S)``, the pad behind the end."""
         config = self.autoencoder.config
         logits = self.autoencoder.decode(self.autoencoder.statistics.unstandardize(latents))
         ids = logits.argmax(dim=-1)
@@ -213,10 +241,12 @@ class LatentTextPipeline(DiffusionPipeline):
             ValueError: If an argument is out of range, or a prompt is too long.
         """
         prompts = self.check_inputs(
-            prompt, num_samples, num_inference_steps, output_type, generator
+            prompt, num_samples, num_inference_steps, guidance_scale, generator, output_type
         )
-        prompts = [entry for entry in prompts for _ in range(num_samples)]
-        known_latents, known_mask = self.encode_prompts(prompts, truncate)
+        known_latents, known_mask = (
+            part.repeat_interleave(num_samples, dim=0)
+            for part in self.encode_prompts(prompts, truncate)
+        )
         guider = self.guider
         if guidance_scale is not None:
             guider = guider.new(guidance_scale=guidance_scale)
@@ -231,15 +261,17 @@ class LatentTextPipeline(DiffusionPipeline):
             self.denoiser,
             self.scheduler,
             guider,
-            self.prepare_latents(len(prompts), generator),
+            self.prepare_latents(len(known_mask), generator),
             known_latents,
             known_mask,
             num_inference_steps,
             generator,
             on_step_end,
         )
-        sequences = None if output_type == "latent" else self.decode_latents(latents)
-        texts = self.texts_of(sequences) if output_type == "text" else None
+        if output_type == "latent":
+            return GenerationOutput([], None, latents, len(steps_done))
+        sequences = self.decode_latents(latents)
+        texts = self.texts_of(sequences) if output_type == "text" else []
         return GenerationOutput(texts, sequences, latents, len(steps_done))
 
 

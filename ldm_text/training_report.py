@@ -29,6 +29,16 @@ def describe_run(ckpt_path: Path) -> dict[str, Any]:
     return run
 
 
+def autoencoder_checkpoint(ckpt_path: Path) -> Path | None:
+    """Find the checkpoint of stage 1 that a checkpoint of stage 2 builds on, if it is there."""
+    checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=True)
+    pretrained = checkpoint["hyper_parameters"].get("autoencoder")
+    if isinstance(pretrained, dict):
+        pretrained = (pretrained.get("init_args") or {}).get("path")
+    path = Path(pretrained if isinstance(pretrained, str) else "")
+    return path if path.suffix == ".ckpt" and path.is_file() else None
+
+
 def describe_training(ckpt_path: Path, modules: dict[str, torch.nn.Module]) -> dict[str, Any]:
     """Describe both stages of a denoiser's checkpoint.
 
@@ -44,9 +54,7 @@ def describe_training(ckpt_path: Path, modules: dict[str, torch.nn.Module]) -> d
         "denoiser": describe_run(ckpt_path),
         "machine": describe_machine(),
     }
-    checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=True)
-    pretrained = checkpoint["hyper_parameters"].get("autoencoder")
-    autoencoder_path = Path(pretrained if isinstance(pretrained, str) else "")
-    if autoencoder_path.suffix == ".ckpt" and autoencoder_path.is_file():
+    autoencoder_path = autoencoder_checkpoint(ckpt_path)
+    if autoencoder_path is not None:
         report["autoencoder"] = describe_run(autoencoder_path)
     return report

@@ -1,5 +1,6 @@
 """Factories that return real classes at toy size, on the CPU."""
 
+import sys
 from functools import partial
 
 import pytest
@@ -9,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from autoencoder import LatentCorruption, LitAutoencoder, TextAutoencoder
 from denoiser import LatentDenoiser, LitDenoiser
+from ldm_text import cli
 
 VOCAB_SIZE = 40
 PAD, END, MASK = 0, 1, 2
@@ -182,3 +184,30 @@ def make_lit_denoiser(make_autoencoder, activate):
         return module
 
     return make
+
+
+@pytest.fixture(scope="session")
+def call_main():
+    """Run the command line in this process; return its exit code."""
+
+    def call(*arguments):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["ldm-text", *map(str, arguments)])
+            try:
+                cli.main()
+            except SystemExit as stop:
+                return stop.code
+        return 0
+
+    return call
+
+
+@pytest.fixture
+def main(call_main, capsys):
+    """Run the command line; return its exit code, standard output and standard error."""
+
+    def run(*arguments):
+        code = call_main(*arguments)
+        return code, *capsys.readouterr()
+
+    return run

@@ -24,6 +24,7 @@ from ldm_text.evaluation.slots import SlotChecker
 from ldm_text.generate import Precision, generate_rows
 from ldm_text.pipeline import LatentTextPipeline
 from ldm_text.tokenizer import encode_text
+from ldm_text.whole_lines import WholeLinesFile, check_output_file
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def measure_generation(
     return options | figures | {"seconds": seconds, "examples": texts[:5]}
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 (the signature is the command line)
     pipeline: Path,
     data: str,
     output: Path,
@@ -120,6 +121,14 @@ def evaluate(
         batch_size: Rows that are generated together.
         precision: Type the networks compute in.
     """
+    check_output_file("--output", output)
+    for name, values in (
+        ("num_inference_steps", num_inference_steps),
+        ("guidance_scale", guidance_scale),
+        ("seeds", seeds),
+    ):
+        if not values:
+            raise ValueError(f"`--{name}` must hold at least one number, got none.")
     records = group_by_source(
         list(
             read_records(
@@ -141,11 +150,18 @@ def evaluate(
     loaded = LatentTextPipeline.from_pretrained(pipeline)
     loaded.to("cuda" if torch.cuda.is_available() else "cpu")
 
+    sources = [record.source for record in records]
+    for steps, scale in product(num_inference_steps, guidance_scale):
+        loaded.check_inputs(sources, num_distinct_samples, steps, scale)
+    loaded.tokenize_prompts(sources)  # refuse what is too long before anything is measured
+
     common: dict[str, Any] = {"batch_size": batch_size, "precision": precision}
     results = []
     own_scheduler = loaded.scheduler
     grid = [(None, *point) for point in product(num_inference_steps, guidance_scale)]
-    grid += [(name, num_inference_steps[0], scale) for name in schedulers for scale in guidance_scale]
+    grid += [
+        (name, num_inference_steps[0], scale) for name in schedulers for scale in guidance_scale
+    ]
     for (name, steps, scale), seed in product(grid, seeds):
         if name is not None:
             loaded.scheduler = make_scheduler(name, noise_shift_of(own_scheduler))
@@ -154,7 +170,8 @@ def evaluate(
         results.append({"scheduler": name or "pipeline"} | figures)
         loaded.scheduler = own_scheduler
 
-    best = max(results, key=lambda row: row["bleu"])
+    own_results = [row for row in results if row["scheduler"] == "pipeline"]
+    best = max(own_results, key=lambda row: row["bleu"])
     report = {
         "data": {"path": data, "num_sources": len(records)},
         "autoencoder": measure_reconstruction(
@@ -170,7 +187,8 @@ def evaluate(
         "diversity": measure_diversity(loaded, records, num_distinct_samples, best, common),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
-    output.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with WholeLinesFile(output) as file:
+        file.write_lines([json.dumps(report, indent=2, ensure_ascii=False)])
     plot_bleu(results, output.with_suffix(".png"))
 
 

@@ -1,6 +1,7 @@
 """Figures of a set of generated texts; one function a figure."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import sacrebleu
 import torch
@@ -19,7 +20,7 @@ def corpus_bleu(texts: Sequence[str], references: Sequence[Sequence[str]]) -> fl
         BLEU in [0, 100].
     """
     most = max(map(len, references))
-    streams = [[row[i] if i < len(row) else None for row in references] for i in range(most)]
+    streams: Any = [[row[i] if i < len(row) else None for row in references] for i in range(most)]
     return sacrebleu.corpus_bleu(list(texts), streams, lowercase=True).score
 
 

@@ -1,4 +1,4 @@
-"""Slot errors of texts written from meaning representations such as ``name[Aromi], area[riverside]``.
+"""Slot errors of texts written from meaning representations such as ``name[Aromi], food[Thai]``.
 
 Only slots whose values the texts name literally are judged. For E2E NLG these are the name, the
 place nearby, the kind of place, the food and the area; prices, ratings and family friendliness are

@@ -1,0 +1,339 @@
+import json
+from itertools import pairwise
+from typing import ClassVar, get_args
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from diffusers.configuration_utils import register_to_config
+from diffusers.guiders import (
+    AdaptiveProjectedGuidance,
+    AutoGuidance,
+    ClassifierFreeGuidance,
+    SkipLayerGuidance,
+)
+from diffusers.guiders.guider_utils import BaseGuidance
+from diffusers.utils import logging as diffusers_logging
+
+from denoiser.schedulers import SchedulerName, make_scheduler, noise_shift_of
+from ldm_text.pipeline import LatentTextPipeline
+
+SCHEDULERS = get_args(SchedulerName)
+PROMPTS = ["name[The Mill]", "", None, "The Punter is a coffee shop near the river."]
+
+
+class Unguided(BaseGuidance):
+    """A guider without a scale."""
+
+    _input_predictions: ClassVar[list[str]] = ["pred_cond"]
+
+    @register_to_config
+    def __init__(self):
+        super().__init__()
+
+    @property
+    def num_conditions(self):
+        return 1
+
+
+def generators(rows=range(4)):
+    return [torch.Generator().manual_seed(row) for row in rows]
+
+
+@pytest.fixture
+def run(pipeline):
+    """Generate for ``PROMPTS``, each row from its own noise."""
+
+    def call(prompt=PROMPTS, **options):
+        return pipeline(prompt, **{"num_inference_steps": 3, "generator": generators()} | options)
+
+    return call
+
+
+def assert_other_texts(output, reference):
+    assert len(output.texts) == len(reference.texts)
+    assert output.texts != reference.texts
+
+
+# Saving and loading
+
+
+def test_a_loaded_pipeline_writes_the_same_texts(run, pipeline_folder):
+    saved = run()
+    loaded = LatentTextPipeline.from_pretrained(pipeline_folder)
+    output = loaded(PROMPTS, num_inference_steps=3, generator=generators())
+    assert len(set(saved.texts)) == 4
+    assert output.texts == saved.texts
+    assert torch.equal(output.latents, saved.latents)
+
+
+def test_a_saved_pipeline_names_its_parts_and_holds_no_pickle(pipeline_folder):
+    index = json.loads((pipeline_folder / "model_index.json").read_text())
+    assert index["_class_name"] == "LatentTextPipeline"
+    assert index["autoencoder"] == ["autoencoder.model", "TextAutoencoder"]
+    assert index["denoiser"] == ["denoiser.model", "LatentDenoiser"]
+    assert index["scheduler"] == ["diffusers", "FlowMatchEulerDiscreteScheduler"]
+    assert index["guider"] == ["diffusers", "ClassifierFreeGuidance"]
+    assert index["tokenizer"][0] == "transformers"
+    assert (index["max_length_tokens"], index["max_source_length_tokens"]) == (16, 24)
+    files = {str(path.relative_to(pipeline_folder)) for path in pipeline_folder.rglob("*.*")}
+    assert files == {
+        "model_index.json",
+        "autoencoder/config.json",
+        "autoencoder/diffusion_pytorch_model.safetensors",
+        "denoiser/config.json",
+        "denoiser/diffusion_pytorch_model.safetensors",
+        "scheduler/scheduler_config.json",
+        "guider/guider_config.json",
+        "tokenizer/tokenizer.json",
+        "tokenizer/tokenizer_config.json",
+    }
+
+
+def test_weights_saved_in_half_precision_are_loaded_as_float32(pipeline, tmp_path):
+    pipeline.to(torch.bfloat16).save_pretrained(tmp_path)
+    loaded = LatentTextPipeline.from_pretrained(tmp_path)
+    for network in (loaded.autoencoder, loaded.denoiser):
+        assert {value.dtype for value in network.state_dict().values()} == {torch.float32}
+        assert not network.training
+
+
+def test_loading_shows_nothing_and_leaves_the_progress_bars_as_they_were(pipeline_folder, capfd):
+    LatentTextPipeline.from_pretrained(pipeline_folder)
+    assert capfd.readouterr() == ("", "")
+    assert diffusers_logging.is_progress_bar_enabled()
+
+
+def test_parts_of_other_sizes_do_not_make_a_pipeline(
+    make_pipeline, make_autoencoder, make_denoiser
+):
+    with pytest.raises(ValueError, match=r"autoencoder has 299 tokens, the tokenizer 300\."):
+        make_pipeline(autoencoder=make_autoencoder(vocab_size=299))
+    with pytest.raises(ValueError, match=r"has 5 as end_token_id, the tokenizer 1\."):
+        make_pipeline(autoencoder=make_autoencoder(vocab_size=300, end_token_id=5))
+    with pytest.raises(ValueError, match=r"autoencoder has latent_dim=8, the denoiser 6\."):
+        make_pipeline(denoiser=make_denoiser(latent_dim=6))
+    with pytest.raises(ValueError, match=r"`max_length_tokens` must be .* \(4\), got 18\."):
+        make_pipeline(max_length_tokens=18)
+    with pytest.raises(ValueError, match="`max_source_length_tokens` must be at least 1, got 0"):
+        make_pipeline(max_source_length_tokens=0)
+
+
+# Schedulers and guiders
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_scheduler_can_be_swapped_on_a_loaded_pipeline(pipeline_folder, run, tmp_path, name):
+    loaded = LatentTextPipeline.from_pretrained(pipeline_folder)
+    loaded.scheduler = make_scheduler(name, noise_shift_of(loaded.scheduler))
+    output = loaded(PROMPTS, num_inference_steps=3, generator=generators())
+    assert torch.isfinite(output.latents).all()
+    assert (name == "euler") == torch.equal(output.latents, run().latents)
+    loaded.save_pretrained(tmp_path / "other")
+    again = LatentTextPipeline.from_pretrained(tmp_path / "other")
+    assert type(again.scheduler) is type(loaded.scheduler)
+    assert again(PROMPTS, num_inference_steps=3, generator=generators()).texts == output.texts
+
+
+def test_a_scheduler_of_another_noise_process_is_refused(pipeline):
+    pipeline.scheduler = DDIMScheduler()
+    with pytest.raises(ValueError, match="DDIMScheduler does not follow the straight path"):
+        pipeline()
+
+
+@pytest.mark.parametrize(
+    "guider",
+    [
+        ClassifierFreeGuidance(1.5),
+        ClassifierFreeGuidance(3.0, start=0.4),
+        ClassifierFreeGuidance(3.0, guidance_rescale=0.7),
+        AdaptiveProjectedGuidance(3.0, eta=0.0),
+    ],
+)
+def test_a_guider_can_be_swapped(pipeline, run, guider):
+    default = run()
+    pipeline.guider = guider
+    output = run()
+    assert torch.isfinite(output.latents).all()
+    assert not torch.allclose(output.latents[0], default.latents[0], atol=1e-2)
+    # The null stands in both branches of a row without a prompt.
+    if guider.config.guidance_rescale == 0:
+        assert torch.allclose(output.latents[2], default.latents[2], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("guider", "message"),
+    [
+        (AutoGuidance(auto_guidance_layers=[0], dropout=1.0), "AutoGuidance changes the layers"),
+        (SkipLayerGuidance(skip_layer_guidance_layers=[0]), "SkipLayerGuidance changes the layers"),
+        (
+            AdaptiveProjectedGuidance(adaptive_projected_guidance_momentum=-0.5),
+            "`adaptive_projected_guidance_momentum` is not supported",
+        ),
+    ],
+)
+def test_a_guider_that_would_have_no_effect_is_refused(pipeline, guider, message):
+    pipeline.guider = guider
+    with pytest.raises(ValueError, match=message):
+        pipeline()
+
+
+def test_guidance_scale_of_a_call_replaces_that_of_the_guider_once(pipeline, run):
+    default = run()
+    strong = run(guidance_scale=7.0)
+    assert pipeline.guider.guidance_scale == 3.0
+    assert torch.equal(run().latents, default.latents)
+    pipeline.guider = ClassifierFreeGuidance(7.0)
+    assert torch.equal(run().latents, strong.latents)
+    assert_other_texts(strong, default)
+
+
+def test_guidance_scale_needs_a_guider_that_has_one(pipeline, run):
+    unguided = run(guidance_scale=1.0)
+    pipeline.guider = Unguided()
+    assert torch.equal(run().latents, unguided.latents)
+    with pytest.raises(ValueError, match="`guidance_scale` has no effect: Unguided has none"):
+        run(guidance_scale=3.0)
+
+
+# Prompts
+
+
+def test_no_prompt_is_one_unconditional_text(pipeline):
+    outputs = [
+        pipeline(prompt, num_inference_steps=3, generator=torch.Generator().manual_seed(0))
+        for prompt in (None, [None])
+    ]
+    assert len(outputs[0].texts) == 1
+    assert outputs[0].texts == outputs[1].texts
+
+
+def test_an_unconditional_row_ignores_guidance_and_the_other_rows(pipeline, run):
+    mixed = run()
+    alone = pipeline(num_inference_steps=3, generator=generators([2]), guidance_scale=1.0)
+    assert alone.texts == mixed.texts[2:3]
+    assert torch.allclose(alone.latents[0], mixed.latents[2], atol=1e-4)
+
+
+def test_an_empty_prompt_is_not_the_same_as_none(pipeline):
+    empty, none = (
+        pipeline(prompt, num_inference_steps=3, generator=generators([1])) for prompt in ("", None)
+    )
+    assert not torch.allclose(empty.latents, none.latents, atol=1e-2)
+
+
+def test_a_string_is_the_same_as_a_list_of_it(pipeline):
+    outputs = [
+        pipeline(prompt, num_inference_steps=3, generator=generators([1]))
+        for prompt in ("name[The Mill]", ["name[The Mill]"])
+    ]
+    assert outputs[0].texts == outputs[1].texts
+
+
+def test_samples_of_a_prompt_stand_side_by_side(run):
+    output = run(["name[The Mill]", None], num_samples=2)
+    repeated = run(["name[The Mill]", "name[The Mill]", None, None])
+    assert output.texts == repeated.texts
+    assert len(set(output.texts)) == 4
+
+
+def test_a_long_prompt_is_refused_with_its_length_and_the_limit(pipeline, toy_tokenizer):
+    prompt = "a pub " * 20
+    length = len(toy_tokenizer(prompt)["input_ids"])
+    assert length > 23
+    with pytest.raises(
+        ValueError, match=rf"prompt\[1\] has {length} tokens, .* at most 23: .*a pub"
+    ):
+        pipeline(["short", prompt])
+
+
+def test_a_long_prompt_is_cut_where_truncate_says_so(pipeline, toy_tokenizer):
+    prompt = "a pub " * 20
+    ids = toy_tokenizer(prompt)["input_ids"]
+    assert pipeline.tokenize_prompts(["x", prompt], truncate=True)[1] == [*ids[:23], 1]
+    assert len(pipeline(["x", prompt], num_inference_steps=1, truncate=True).texts) == 2
+
+
+def test_the_longest_prompt_is_not_cut(pipeline, toy_tokenizer):
+    prompt = "Z" * 23
+    assert len(toy_tokenizer(prompt)["input_ids"]) == 23
+    assert pipeline.tokenize_prompts([prompt]) == pipeline.tokenize_prompts([prompt], truncate=True)
+
+
+# Batches
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_the_text_of_a_row_is_the_same_alone_and_in_any_batch(pipeline, run, name):
+    pipeline.scheduler = make_scheduler(name, 4.0)
+    together = run()
+    for rows in ([0], [2], [3, 1], [2, 3, 0]):
+        output = run([PROMPTS[row] for row in rows], generator=generators(rows))
+        assert output.texts == [together.texts[row] for row in rows]
+        assert torch.allclose(output.latents, together.latents[rows], atol=1e-3)
+
+
+def test_one_generator_serves_all_rows_and_repeats(pipeline):
+    first, again, other = (
+        pipeline([None] * 3, num_inference_steps=3, generator=torch.Generator().manual_seed(seed))
+        for seed in (0, 0, 1)
+    )
+    assert first.texts == again.texts
+    assert len({*first.texts, *other.texts}) == 6
+
+
+# Output
+
+
+def test_output_types_hold_the_same_text_in_three_forms(pipeline, run):
+    text, seq, latent = (run(output_type=kind) for kind in ("text", "seq", "latent"))
+    assert seq.texts == latent.texts == []
+    assert latent.sequences is None
+    assert torch.equal(text.sequences, seq.sequences)
+    assert torch.equal(pipeline.decode_latents(latent.latents), seq.sequences)
+    assert pipeline.texts_of(seq.sequences) == text.texts
+    assert seq.sequences.shape == (4, 16)
+    assert latent.latents.shape == (4, 4, 8)
+
+
+def test_nothing_stands_behind_the_end_of_a_text(pipeline, monkeypatch):
+    ids = torch.tensor([[7, 1, 9, 1], [1, 5, 6, 7], [5, 6, 7, 8]])
+    logits = torch.nn.functional.one_hot(ids, 300).float()
+    monkeypatch.setattr(pipeline.autoencoder, "decode", lambda latents: logits)
+    expected = [[7, 0, 0, 0], [0, 0, 0, 0], [5, 6, 7, 8]]
+    assert pipeline.decode_latents(torch.zeros(3, 1, 8)).tolist() == expected
+
+
+@pytest.mark.parametrize(("name", "num_calls"), [("euler", 3), ("dpm++", 3), ("heun", 5)])
+def test_callback_sees_each_prediction_on_its_way_to_the_text(pipeline, run, name, num_calls):
+    pipeline.scheduler = make_scheduler(name, 4.0)
+    seen = []
+    output = run(callback_on_step_end=lambda *arguments: seen.append(arguments))
+    assert output.num_denoiser_calls == num_calls
+    assert [step for _, step, _ in seen] == list(range(num_calls))
+    assert all(caller is pipeline for caller, _, _ in seen)
+    predictions = [prediction for _, _, prediction in seen]
+    assert torch.allclose(predictions[-1], output.latents, atol=1e-4)
+    assert not any(torch.equal(left, right) for left, right in pairwise(predictions))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_inference_steps": 0}, "`num_inference_steps` must be between 1 and 1000, got 0"),
+        ({"num_inference_steps": -4}, "`num_inference_steps` must be .* got -4"),
+        ({"num_inference_steps": 1001}, "`num_inference_steps` must be .* got 1001"),
+        ({"num_inference_steps": 2.5}, r"`num_inference_steps` must be .* got 2\.5"),
+        ({"num_samples": 0}, "`num_samples` must be at least 1, got 0"),
+        ({"guidance_scale": float("nan")}, "`guidance_scale` must be a finite number, got nan"),
+        ({"output_type": "pt"}, "`output_type` must be text, seq or latent, got 'pt'"),
+        ({"prompt": 5}, "`prompt` must be a string, .* got int"),
+        ({"prompt": ["a", 5]}, "`prompt` must be a string, .* got int"),
+        ({"prompt": []}, "`prompt` is an empty list"),
+        ({"prompt": ["a", "b"]}, "`generator` must hold .* 2 texts, got 4"),
+        ({"num_samples": 3}, "`generator` must hold .* 12 texts, got 4"),
+    ],
+)
+def test_wrong_arguments_are_named(run, options, message):
+    with pytest.raises(ValueError, match=message):
+        run(**options)

@@ -1,0 +1,133 @@
+"""Every YAML file parses, its stages agree, and a misspelt key is refused."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import yaml
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+NAMES = [str(path.relative_to(CONFIGS)) for path in FILES]
+
+
+def config_options(path):
+    """Options that name a configuration; an overlay stands upon the E2E configuration."""
+    base = ["-c", path.with_name("e2e.yaml")] if path.stem.startswith("tiny") else []
+    return [*base, "-c", path]
+
+
+@pytest.fixture
+def parse(main):
+    """Return a configuration as the command line reads it, all defaults filled in."""
+
+    def run(path):
+        code, printed, error = main("fit", *config_options(path), "--print_config")
+        assert (code, error) == (0, "")
+        return yaml.safe_load(printed)
+
+    return run
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_config_parses_and_hides_nothing(parse, path):
+    config = parse(path)
+    assert isinstance(config["seed_everything"], int)
+    trainer = config["trainer"]
+    assert trainer["max_steps"] > 0
+    assert trainer["logger"]["class_path"].endswith("TensorBoardLogger")
+    callbacks = {callback["class_path"].split(".")[-1] for callback in trainer["callbacks"]}
+    wanted = {"LogTexts", "Timer", "LearningRateMonitor", "TQDMProgressBar", "ModelCheckpoint"}
+    assert wanted <= callbacks
+
+
+@pytest.mark.parametrize("name", sorted({path.name for path in FILES}))
+def test_both_stages_of_a_data_set_agree(parse, name):
+    autoencoder, denoiser = (parse(CONFIGS / stage / name) for stage in ("autoencoder", "denoiser"))
+    first, second = (config["data"]["init_args"] for config in (autoencoder, denoiser))
+    assert (first.pop("layout"), second.pop("layout")) == ("packed", "rows")
+    assert first | {"batch_size": 0} == second | {"batch_size": 0}
+    logger = autoencoder["trainer"]["logger"]["init_args"]
+    run = Path(logger["save_dir"]) / logger["name"] / logger["version"]
+    trained = denoiser["model"]["init_args"]["autoencoder"]["init_args"]["path"]
+    assert trained == str(run / "checkpoints" / "last.ckpt")
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+@pytest.mark.parametrize("place", ["", "trainer", "data.init_args", "model.init_args"])
+def test_a_misspelt_key_is_refused(main, tmp_path, path, place):
+    typo = {"batchsize": 3}
+    for name in reversed(place.split(".") if place else []):
+        typo = {name: typo}
+    (tmp_path / "typo.yaml").write_text(yaml.safe_dump(typo))
+    code, printed, error = main("fit", *config_options(path), "-c", tmp_path / "typo.yaml")
+    assert (code, printed) == (2, "")
+    assert error.startswith("ldm-text: error: ")
+    assert "batchsize" in error
+    assert error.count("\n") == 1
+
+
+@pytest.fixture
+def fit(main, tmp_path, monkeypatch):
+    """Train in a folder of its own; return exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LDM_TEXT_CACHE", str(tmp_path / "cache"))
+    return partial(main, "fit")
+
+
+@pytest.fixture
+def fit_stages(fit, main):
+    """Train both stages of a data set for a step, with a tokenizer of its own."""
+
+    def run(name, excerpt, text_field, *options, **stage_options):
+        words = ["--text_field", text_field, "--vocab_size", 400, "--output", "tokenizer"]
+        assert main("train_tokenizer", "--data", f"excerpt:{excerpt}", *words)[0] == 0
+        options = ["--data.init_args.tokenizer", "tokenizer", "--trainer.max_steps", 1, *options]
+        options += ["--trainer.limit_val_batches", 1, "--data.init_args.long_texts"]
+        for stage in ("autoencoder", "denoiser"):
+            path = CONFIGS / stage / name
+            assert fit(*config_options(path), *options, *stage_options[stage])[0] == 0
+            version = path.stem
+            assert Path("logs", stage, version, "checkpoints", "last.ckpt").is_file()
+
+    return run
+
+
+def test_tiny_overlays_train_a_step(fit_stages):
+    fit_stages("tiny.yaml", "e2e_train", "target", autoencoder=["truncate"], denoiser=["truncate"])
+
+
+@pytest.mark.slow
+def test_tinystories_configs_train_a_step(fit_stages):
+    corpus = "--data.init_args.corpus.init_args"
+    network = "--model.init_args.autoencoder.init_args"
+    fit_stages(
+        "tinystories.yaml",
+        "tinystories_train",
+        "text",
+        f"{corpus}.train=excerpt:tinystories_train",
+        f"{corpus}.validation=excerpt:tinystories_validation",
+        "--data.init_args.batch_size=4",
+        "--model.init_args.compile_network=false",
+        autoencoder=["split", f"{network}.hidden_dim=32", f"{network}.num_heads=2"],
+        denoiser=["split", "--model.init_args.denoiser.init_args.hidden_dim=80"],
+    )
+
+
+# Wrong input
+
+
+@pytest.fixture
+def refused(fit, toy_tokenizer_folder):
+    """Expect that training ends in one line and exit code 2 before it starts."""
+
+    def run(message, stage, *options):
+        path = CONFIGS / stage / "tiny.yaml"
+        tokenizer = ["--data.init_args.tokenizer", toy_tokenizer_folder]
+        code, _, error = fit(*config_options(path), *tokenizer, *options)
+        assert code == 2
+        assert message in error
+        assert error.splitlines()[-1].startswith("ldm-text: error: ")
+        assert "Traceback" not in error
+
+    return run

@@ -13,7 +13,13 @@ from autoencoder.model import TextAutoencoder
 if TYPE_CHECKING:
     from autoencoder.training import LitAutoencoder
 
-__all__ = ["LatentCorruption", "LitAutoencoder", "PretrainedAutoencoder", "TextAutoencoder", "load_autoencoder"]
+__all__ = [
+    "LatentCorruption",
+    "LitAutoencoder",
+    "PretrainedAutoencoder",
+    "TextAutoencoder",
+    "load_autoencoder",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -27,7 +27,7 @@ class LatentCorruption(nn.Module):
     """Zero channels and add noise to latents during training.
 
     Args:
-        dropout_prob: Share of latent channels set to zero, without rescaling (AURORA-LM), in [0, 1).
+        dropout_prob: Share of latent channels set to zero without rescaling (AURORA-LM), in [0, 1).
         max_noise_ratio: Largest standard deviation of the noise relative to the latents' root mean
             square, which is 1; each row draws its ratio from U(0, ``max_noise_ratio``).
     """

@@ -26,9 +26,7 @@ class ParallelDecoder(nn.Module):
         self.tokens_per_latent = tokens_per_latent
         self.latent_projection = nn.Linear(latent_dim, hidden_dim, bias=False)
         self.transformer = Transformer(hidden_dim, num_layers, num_heads)
-        self.patch_projection = nn.Linear(
-            hidden_dim, tokens_per_latent * token_dim, bias=False
-        )
+        self.patch_projection = nn.Linear(hidden_dim, tokens_per_latent * token_dim, bias=False)
 
     @torch.no_grad()
     def transpose_of(self, latent_projection: Tensor, patch_projection: Tensor) -> None:

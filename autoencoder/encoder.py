@@ -10,7 +10,7 @@ from autoencoder.transformer import Transformer
 class TextEncoder(nn.Module):
     """Encode each patch of ``tokens_per_latent`` tokens, in context, as one latent.
 
-    Fresh, it is a linear map with semi-orthogonal factors: nearly lossless, see ``TextAutoencoder``.
+    Fresh, it is a linear map with semi-orthogonal factors, see ``TextAutoencoder``.
     """
 
     def __init__(

@@ -52,6 +52,6 @@ class PretrainedAutoencoder:
             trained = self.autoencoder.config[name]
             if value is not None and value != trained:
                 raise ValueError(
-                    f"The autoencoder at `{path}` was trained with {name}={trained}, the data module "
-                    f"has {value}: use the tokenizer and the tokens_per_latent of its training."
+                    f"The autoencoder at `{path}` was trained with {name}={trained}, the data "
+                    f"module has {value}: use the tokenizer and the tokens_per_latent of its training."
                 )

@@ -1,4 +1,4 @@
-"""The one transformer block of the project: the autoencoder, the denoiser and every baseline use it.
+"""The one transformer block of the project, of the autoencoder and of the denoiser alike.
 
 Pre-RMSNorm, rotary positions, normalized queries and keys, SwiGLU, scaled-dot-product attention.
 The output projection of each residual branch starts at zero, so a fresh stack is the identity.

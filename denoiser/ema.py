@@ -7,8 +7,8 @@ from torch import Tensor
 class EMAWithWarmup(WeightAveraging):
     """Average weights with a decay that grows with the number of steps.
 
-    The decay after ``n`` updates is ``min(decay, (1 + n) / (10 + n))``, so that a short run does not
-    carry its initialization along. Validation and checkpoints use the averaged weights.
+    The decay after ``n`` updates is ``min(decay, (1 + n) / (10 + n))``, so that a short run does
+    not carry its initialization along. Validation and checkpoints use the averaged weights.
 
     Args:
         decay: Largest decay per optimizer step, in [0, 1).

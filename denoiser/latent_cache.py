@@ -37,7 +37,8 @@ class LatentCache:
             return self.latents[column][index].to(rows.device).float()
         latents = encode()
         if column not in self.latents:
-            self.latents[column] = torch.empty((self.num_rows, *latents.shape[1:]), dtype=torch.half)
+            shape = (self.num_rows, *latents.shape[1:])
+            self.latents[column] = torch.empty(shape, dtype=torch.half)
             self.is_filled[column] = torch.zeros(self.num_rows, dtype=torch.bool)
         self.latents[column][index] = latents.cpu().half()
         self.is_filled[column][index] = True

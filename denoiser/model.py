@@ -79,7 +79,7 @@ class LatentDenoiser(ModelMixin, ConfigMixin):
             known_latents: Clean standardized latents ``(B, K, D)`` of the source, ``K >= 1``.
             known_mask: True at known latents that hold text, ``(B, K)``.
             is_null: True for rows ``(B,)`` whose known latents give way to the learned null.
-            self_condition: An earlier prediction of the clean latents, ``(B, L, D)``; ``None`` is 0.
+            self_condition: An earlier prediction of clean latents, ``(B, L, D)``; ``None`` is 0.
 
         Returns:
             Predicted clean latents ``(B, L, D)`` in float32.

@@ -1,4 +1,4 @@
-"""The noise process: ``noisy = (1 - t) * latents + t * noise``, and conversions between predictions.
+"""The noise process ``noisy = (1 - t) * latents + t * noise``, and conversions of predictions.
 
 The straight path of flow matching (Lipman et al. 2023; Liu et al. 2023). The noise-to-signal ratio
 is ``t / (1 - t)``. Everything here is float32 and a function of its arguments.
@@ -12,8 +12,8 @@ def shift_time(u: Tensor, noise_shift: float) -> Tensor:
     """Multiply the noise-to-signal ratio of times ``u`` by ``noise_shift``.
 
     The time shift of Esser et al. (2024, equation 23), which diffusers' flow schedulers call
-    ``shift`` or ``flow_shift``. With uniform ``u`` the median noise-to-signal ratio of the result is
-    ``noise_shift``.
+    ``shift`` or ``flow_shift``. With uniform ``u`` the median noise-to-signal ratio of the result
+    is ``noise_shift``.
 
     Args:
         u: Times in [0, 1], any shape.

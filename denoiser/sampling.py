@@ -32,11 +32,14 @@ def check_scheduler(scheduler: SchedulerMixin) -> None:
         )
     if config.get("prediction_type") != "flow_prediction":
         raise ValueError(
-            f"{name} needs prediction_type='flow_prediction', got '{config.get('prediction_type')}'."
+            f"{name} needs prediction_type='flow_prediction', "
+            f"got '{config.get('prediction_type')}'."
         )
 
 
-def set_timesteps(scheduler: SchedulerMixin, num_inference_steps: int, device: torch.device) -> None:
+def set_timesteps(
+    scheduler: SchedulerMixin, num_inference_steps: int, device: torch.device
+) -> None:
     """Set the scheduler's grid: uniform times from 1 down to ``1 / num_inference_steps``, shifted.
 
     The default grid of ``FlowMatchEulerDiscreteScheduler`` spends its last step almost at zero
@@ -88,6 +91,8 @@ def denoise(
     num_inference_steps: int,
     generator: Generators = None,
     on_step_end: StepCallback | None = None,
+    clamp: Callable[[Tensor], Tensor] | None = None,
+    clamp_start: float = 1.0,
 ) -> Tensor:
     """Turn noise into latents.
 
@@ -99,9 +104,13 @@ def denoise(
         known_latents: Clean standardized latents ``(B, K, D)`` of the source, ``K >= 1``.
         known_mask: True at known latents that hold text, ``(B, K)``; a row without any is
             unconditional.
-        num_inference_steps: Steps of the scheduler; a second-order one calls the denoiser more often.
+        num_inference_steps: Steps of the scheduler; one of second order may call the denoiser more
+            often.
         generator: Source of the noise that a stochastic scheduler adds; one, or one per row.
         on_step_end: Called with the step, the noisy latents and the predicted clean latents.
+        clamp: Maps predicted clean latents to the nearest latents of a text, the clamping trick of
+            Diffusion-LM (Li et al. 2022, section 4.2).
+        clamp_start: Share of the steps after which predictions are clamped, in [0, 1].
 
     Returns:
         The last prediction of the clean latents, ``(B, L, D)``, standardized, float32.
@@ -119,6 +128,8 @@ def denoise(
         pred_latents = guided_prediction(
             denoiser, guider, noisy_latents, t, known_latents, known_mask, pred_latents
         )
+        if clamp is not None and step >= clamp_start * len(scheduler.timesteps):
+            pred_latents = clamp(pred_latents)
         velocity = latents_to_velocity(pred_latents, noisy_latents, t)
         noisy_latents = scheduler.step(
             velocity, timestep, noisy_latents, return_dict=False, **step_options

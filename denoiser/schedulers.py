@@ -17,8 +17,8 @@ def make_scheduler(name: SchedulerName, noise_shift: float) -> SchedulerMixin:
 
     Args:
         name: ``euler`` is the deterministic flow; ``euler_stochastic`` noises each prediction anew,
-            which narrows the distribution like a low temperature (an exact denoiser of unit-variance
-            gaussian data ends at a standard deviation of about 0.7);
+            which narrows the distribution like a low temperature (with the exact denoiser of
+            gaussian data of standard deviation 1 it ends at about 0.7);
             ``dpm++`` and ``dpm++_sde`` are second-order multistep solvers (Lu et al. 2022), for the
             flow and for its stochastic form; ``heun`` calls the denoiser twice a step.
         noise_shift: Median noise-to-signal ratio of the grid, as in training.
@@ -39,7 +39,8 @@ def make_scheduler(name: SchedulerName, noise_shift: float) -> SchedulerMixin:
         )
     if name == "heun":
         return FlowMatchHeunDiscreteScheduler(shift=noise_shift)
-    raise ValueError(f"`scheduler` must be one of {', '.join(get_args(SchedulerName))}, got '{name}'.")
+    names = ", ".join(get_args(SchedulerName))
+    raise ValueError(f"`scheduler` must be one of {names}, got '{name}'.")
 
 
 def noise_shift_of(scheduler: SchedulerMixin) -> float:

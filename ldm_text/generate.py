@@ -57,6 +57,7 @@ def generate_rows(
     seed: int = 0,
     batch_size: int = 64,
     truncate: bool = False,
+    clamp_start: float | None = None,
     precision: Precision = "bfloat16",
 ) -> Iterator[list[GeneratedRow]]:
     """Generate batch by batch; a row's noise comes from ``seed``, its row and its sample alone.
@@ -70,6 +71,8 @@ def generate_rows(
         seed: Seed of the noise, 0 or larger.
         batch_size: Samples that go through the denoiser together.
         truncate: Cut sources that are too long.
+        clamp_start: Share of the steps after which predictions are clamped; ``None`` takes the
+            pipeline's own.
         precision: Type the networks compute in.
 
     Yields:
@@ -88,6 +91,7 @@ def generate_rows(
                 guidance_scale=guidance_scale,
                 generator=[row_generator(seed, *job, pipeline.device) for job in batch],
                 truncate=truncate,
+                clamp_start=clamp_start,
             )
         yield [
             GeneratedRow(row, prompts[row], text, sample, seed, num_inference_steps, scale)

@@ -67,6 +67,7 @@ class LatentTextPipeline(DiffusionPipeline):
         guider: BaseGuidance,
         max_length_tokens: int = 64,
         max_source_length_tokens: int = 64,
+        clamp_start: float = 1.0,
     ) -> None:
         super().__init__()
         check_components(tokenizer, autoencoder, denoiser)
@@ -79,7 +80,9 @@ class LatentTextPipeline(DiffusionPipeline):
             guider=guider,
         )
         self.register_to_config(
-            max_length_tokens=max_length_tokens, max_source_length_tokens=max_source_length_tokens
+            max_length_tokens=max_length_tokens,
+            max_source_length_tokens=max_source_length_tokens,
+            clamp_start=clamp_start,
         )
 
     @classmethod
@@ -110,6 +113,7 @@ class LatentTextPipeline(DiffusionPipeline):
         guidance_scale: float | None = None,
         generator: Generators = None,
         output_type: str = "text",
+        clamp_start: float | None = None,
     ) -> list[str | None]:
         """Check the arguments of a call and return its prompts as a list.
 
@@ -124,6 +128,8 @@ class LatentTextPipeline(DiffusionPipeline):
             raise ValueError(f"`num_samples` must be at least 1, got {num_samples}.")
         if output_type not in ("text", "seq", "latent"):
             raise ValueError(f"`output_type` must be text, seq or latent, got '{output_type}'.")
+        if clamp_start is not None and not 0 <= clamp_start <= 1:
+            raise ValueError(f"`clamp_start` must be between 0 and 1, got {clamp_start}.")
         check_scheduler(self.scheduler)
         check_guider(self.guider, guidance_scale)
         prompts = prompt if isinstance(prompt, list) else [prompt]
@@ -203,6 +209,14 @@ class LatentTextPipeline(DiffusionPipeline):
         ended = (ids == config.end_token_id).cumsum(dim=1) > 0
         return ids.masked_fill(ended, config.pad_token_id)
 
+    def clamp_latents(self, latents: Tensor) -> Tensor:
+        """Replace latents ``(B, L, D)`` by those of the text that they decode to."""
+        config, statistics = self.autoencoder.config, self.autoencoder.statistics
+        ids = self.autoencoder.decode(statistics.unstandardize(latents)).argmax(dim=-1)
+        is_end = (ids == config.end_token_id).long()
+        is_text = is_end.cumsum(dim=1) - is_end == 0  # up to the first end token
+        return statistics.standardize(self.autoencoder.encode(ids, is_text))
+
     def texts_of(self, sequences: Tensor) -> list[str]:
         """Write token ids ``(B, S)`` as texts; special tokens leave no trace."""
         return self.tokenizer.batch_decode(sequences, skip_special_tokens=True)
@@ -217,6 +231,7 @@ class LatentTextPipeline(DiffusionPipeline):
         generator: Generators = None,
         output_type: Literal["text", "seq", "latent"] = "text",
         truncate: bool = False,
+        clamp_start: float | None = None,
         callback_on_step_end: Callable[["LatentTextPipeline", int, Tensor], None] | None = None,
     ) -> GenerationOutput:
         """Generate texts, in one batch.
@@ -231,6 +246,8 @@ class LatentTextPipeline(DiffusionPipeline):
                 is the same in any batch.
             output_type: Text, token ids, or latents.
             truncate: Cut prompts that are too long instead of refusing them.
+            clamp_start: Share of the steps, in [0, 1], after which each prediction is decoded to a
+                text and encoded again; 1 is never, ``None`` takes the pipeline's own.
             callback_on_step_end: Called with the pipeline, the step and the predicted clean latents
                 ``(B, L, D)``, which ``decode_latents`` reads.
 
@@ -241,7 +258,13 @@ class LatentTextPipeline(DiffusionPipeline):
             ValueError: If an argument is out of range, or a prompt is too long.
         """
         prompts = self.check_inputs(
-            prompt, num_samples, num_inference_steps, guidance_scale, generator, output_type
+            prompt,
+            num_samples,
+            num_inference_steps,
+            guidance_scale,
+            generator,
+            output_type,
+            clamp_start,
         )
         known_latents, known_mask = (
             part.repeat_interleave(num_samples, dim=0)
@@ -267,6 +290,8 @@ class LatentTextPipeline(DiffusionPipeline):
             num_inference_steps,
             generator,
             on_step_end,
+            self.clamp_latents,
+            self.config.clamp_start if clamp_start is None else clamp_start,
         )
         if output_type == "latent":
             return GenerationOutput([], None, latents, len(steps_done))

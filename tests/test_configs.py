@@ -1,6 +1,5 @@
 """Every YAML file parses, its stages agree, and a misspelt key is refused."""
 
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -53,8 +52,13 @@ def test_both_stages_of_a_data_set_agree(parse, name):
     assert trained == str(run / "checkpoints" / "last.ckpt")
 
 
-@pytest.mark.parametrize("path", FILES, ids=NAMES)
-@pytest.mark.parametrize("place", ["", "trainer", "data.init_args", "model.init_args"])
+PLACES = ["", "trainer", "data.init_args", "model.init_args.optimizer.init_args"]
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [(path, "model.init_args") for path in FILES] + [(FILES[0], place) for place in PLACES],
+)
 def test_a_misspelt_key_is_refused(main, tmp_path, path, place):
     typo = {"batchsize": 3}
     for name in reversed(place.split(".") if place else []):
@@ -68,66 +72,40 @@ def test_a_misspelt_key_is_refused(main, tmp_path, path, place):
 
 
 @pytest.fixture
-def fit(main, tmp_path, monkeypatch):
-    """Train in a folder of its own; return exit code, standard output and standard error."""
+def fit_stages(main, tmp_path, monkeypatch):
+    """Train both stages of a data set for a step, in a folder and with a tokenizer of their own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LDM_TEXT_CACHE", str(tmp_path / "cache"))
-    return partial(main, "fit")
 
-
-@pytest.fixture
-def fit_stages(fit, main):
-    """Train both stages of a data set for a step, with a tokenizer of its own."""
-
-    def run(name, excerpt, text_field, *options, **stage_options):
-        words = ["--text_field", text_field, "--vocab_size", 400, "--output", "tokenizer"]
-        assert main("train_tokenizer", "--data", f"excerpt:{excerpt}", *words)[0] == 0
-        options = ["--data.init_args.tokenizer", "tokenizer", "--trainer.max_steps", 1, *options]
-        options += ["--trainer.limit_val_batches", 1, "--data.init_args.long_texts"]
-        for stage in ("autoencoder", "denoiser"):
-            path = CONFIGS / stage / name
-            assert fit(*config_options(path), *options, *stage_options[stage])[0] == 0
-            version = path.stem
+    def run(name, data, autoencoder, denoiser):
+        words = ["--vocab_size", 400, "--output", "tokenizer"]
+        assert main("train_tokenizer", *data, *words)[0] == 0
+        common = ["--data.init_args.tokenizer", "tokenizer", "--trainer.max_steps", 1]
+        common += ["--trainer.limit_val_batches", 1]
+        for stage, options in (("autoencoder", autoencoder), ("denoiser", denoiser)):
+            files = config_options(CONFIGS / stage / name)
+            code, _, error = main("fit", *files, *common, *options)
+            assert code == 0, error
+            version = name.removesuffix(".yaml")
             assert Path("logs", stage, version, "checkpoints", "last.ckpt").is_file()
 
     return run
 
 
 def test_tiny_overlays_train_a_step(fit_stages):
-    fit_stages("tiny.yaml", "e2e_train", "target", autoencoder=["truncate"], denoiser=["truncate"])
+    options = ["--data.init_args.long_texts", "truncate"]
+    data = ["--data", "excerpt:e2e_train", "--text_field", "target"]
+    fit_stages("tiny.yaml", data, options, options)
 
 
 @pytest.mark.slow
 def test_tinystories_configs_train_a_step(fit_stages):
-    corpus = "--data.init_args.corpus.init_args"
-    network = "--model.init_args.autoencoder.init_args"
-    fit_stages(
-        "tinystories.yaml",
-        "tinystories_train",
-        "text",
-        f"{corpus}.train=excerpt:tinystories_train",
-        f"{corpus}.validation=excerpt:tinystories_validation",
+    options = [
+        "--data.init_args.corpus.init_args.train=excerpt:tinystories_train",
+        "--data.init_args.corpus.init_args.validation=excerpt:tinystories_validation",
         "--data.init_args.batch_size=4",
         "--model.init_args.compile_network=false",
-        autoencoder=["split", f"{network}.hidden_dim=32", f"{network}.num_heads=2"],
-        denoiser=["split", "--model.init_args.denoiser.init_args.hidden_dim=80"],
-    )
-
-
-# Wrong input
-
-
-@pytest.fixture
-def refused(fit, toy_tokenizer_folder):
-    """Expect that training ends in one line and exit code 2 before it starts."""
-
-    def run(message, stage, *options):
-        path = CONFIGS / stage / "tiny.yaml"
-        tokenizer = ["--data.init_args.tokenizer", toy_tokenizer_folder]
-        code, _, error = fit(*config_options(path), *tokenizer, *options)
-        assert code == 2
-        assert message in error
-        assert error.splitlines()[-1].startswith("ldm-text: error: ")
-        assert "Traceback" not in error
-
-    return run
+    ]
+    widths = ["autoencoder.init_args.hidden_dim=32", "denoiser.init_args.hidden_dim=80"]
+    autoencoder, denoiser = ([*options, f"--model.init_args.{width}"] for width in widths)
+    fit_stages("tinystories.yaml", ["--data", "excerpt:tinystories_train"], autoencoder, denoiser)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from denoiser.schedulers import SchedulerName, make_scheduler, noise_shift_of
+from ldm_text.checkpoint import read_json
 from ldm_text.data.records import TextRecord, read_records
 from ldm_text.evaluation.metrics import (
     copied_share,
@@ -107,14 +108,15 @@ def evaluate(  # noqa: PLR0913 (the signature is the command line)
     Args:
         pipeline: Folder of the pipeline.
         data: Validation data, of any kind that training takes.
-        output: JSON file to write; the plot stands beside it as PNG.
+        output: JSON file to write; figures of other kinds that it already holds are kept. The plot
+            stands beside it as PNG.
         text_field: Field of the target text.
         source_field: Field of the source.
         references_field: Field of a list of references; without it, rows of one source are joined.
         training_data: Training data, to look for copies.
         num_inference_steps: Numbers of steps to measure; the first is the one for other figures.
         guidance_scale: Guidance scales to measure.
-        schedulers: Further schedulers to measure, at the first number of steps.
+        schedulers: Further schedulers, at the first number of steps and the last guidance scale.
         num_distinct_samples: Samples a row for the count of different texts.
         max_rows: Measure only so many sources.
         seeds: Seeds; each is measured.
@@ -159,9 +161,7 @@ def evaluate(  # noqa: PLR0913 (the signature is the command line)
     results = []
     own_scheduler = loaded.scheduler
     grid = [(None, *point) for point in product(num_inference_steps, guidance_scale)]
-    grid += [
-        (name, num_inference_steps[0], scale) for name in schedulers for scale in guidance_scale
-    ]
+    grid += [(name, num_inference_steps[0], guidance_scale[-1]) for name in schedulers]
     for (name, steps, scale), seed in product(grid, seeds):
         if name is not None:
             loaded.scheduler = make_scheduler(name, noise_shift_of(own_scheduler))
@@ -172,7 +172,8 @@ def evaluate(  # noqa: PLR0913 (the signature is the command line)
 
     own_results = [row for row in results if row["scheduler"] == "pipeline"]
     best = max(own_results, key=lambda row: row["bleu"])
-    report = {
+    report = read_json(output) if output.is_file() else {}
+    report |= {
         "data": {"path": data, "num_sources": len(records)},
         "autoencoder": measure_reconstruction(
             loaded, [text for record in records for text in record.references]

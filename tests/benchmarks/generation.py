@@ -22,7 +22,9 @@ from ldm_text.generate import Precision, autocast, generate_rows
 from ldm_text.pipeline import LatentTextPipeline
 
 
-def time_decoding(pipeline: LatentTextPipeline, num_rows: int, batch_size: int, precision: Precision) -> float:
+def time_decoding(
+    pipeline: LatentTextPipeline, num_rows: int, batch_size: int, precision: Precision
+) -> float:
     """Decode as many random latents, in seconds."""
     latents = pipeline.prepare_latents(num_rows, torch.Generator().manual_seed(0))
     start = time.perf_counter()

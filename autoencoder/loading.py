@@ -53,5 +53,5 @@ class PretrainedAutoencoder:
             if value is not None and value != trained:
                 raise ValueError(
                     f"The autoencoder at `{path}` was trained with {name}={trained}, the data "
-                    f"module has {value}: use the tokenizer and the tokens_per_latent of its training."
+                    f"module has {value}: use the tokenizer and tokens_per_latent of its training."
                 )

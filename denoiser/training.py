@@ -79,8 +79,9 @@ class LitDenoiser(LightningModule):
 
     def on_train_start(self) -> None:
         """Make the cache, now that the number of training rows is known."""
-        if self.cache_latents:
-            self.cache = LatentCache(len(self.trainer.train_dataloader.dataset))
+        loader = self.trainer.train_dataloader
+        if self.cache_latents and loader is not None:
+            self.cache = LatentCache(len(loader.dataset))
 
     @torch.no_grad()
     def latents(self, batch: dict[str, Tensor], column: str) -> Tensor:

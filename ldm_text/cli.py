@@ -136,6 +136,7 @@ def run_training() -> None:
                     f"data.{name}", f"{autoencoder}.{name}", apply_on="instantiate"
                 )
 
+    os.environ.setdefault("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")  # Lightning unpickles from URLs
     try:
         TextCLI(
             LightningModule,

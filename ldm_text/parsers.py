@@ -13,7 +13,8 @@ class OneLineParser(ArgumentParser):
     """Parser without abbreviated options, whose errors take one line."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False} | kwargs)
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line and leave with exit code 2."""

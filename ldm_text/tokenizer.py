@@ -58,6 +58,8 @@ def train_tokenizer(
             f"`vocab_size` must be at least {MIN_VOCAB_SIZE} (256 bytes and "
             f"{len(SPECIAL_TOKENS)} special tokens), got {vocab_size}."
         )
+    if pre_tokenizer not in ("words", "phrases"):
+        raise ValueError(f"`pre_tokenizer` must be words or phrases, got '{pre_tokenizer}'.")
     records = read_records(data, text_field=text_field, source_field=source_field, split=split)
     backend = _train_backend(_training_texts(records), vocab_size, pre_tokenizer)
     tokenizer = PreTrainedTokenizerFast(

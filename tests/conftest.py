@@ -193,6 +193,7 @@ def call_main():
     def call(*arguments):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["ldm-text", *map(str, arguments)])
+            patch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")  # which training sets for good
             try:
                 cli.main()
             except SystemExit as stop:

@@ -30,6 +30,18 @@ from ldm_text.whole_lines import WholeLinesFile, check_output_file
 logger = logging.getLogger(__name__)
 
 
+def read_option(option: str, data: str, **options: Any) -> list[TextRecord]:
+    """Read the records that an option names.
+
+    Raises:
+        ValueError: If they cannot be read.
+    """
+    try:
+        return list(read_records(data, **options))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"`{option}`: {error}") from error
+
+
 def group_by_source(records: list[TextRecord]) -> list[TextRecord]:
     """Join records of one source into one record with all their references, in order."""
     references: dict[str | None, list[str]] = defaultdict(list)
@@ -124,6 +136,7 @@ def evaluate(  # noqa: PLR0913 (the signature is the command line)
         precision: Type the networks compute in.
     """
     check_output_file("--output", output)
+    report = read_json(output) if output.is_file() else {}
     for name, values in (
         ("num_inference_steps", num_inference_steps),
         ("guidance_scale", guidance_scale),
@@ -131,22 +144,12 @@ def evaluate(  # noqa: PLR0913 (the signature is the command line)
     ):
         if not values:
             raise ValueError(f"`--{name}` must hold at least one number, got none.")
-    records = group_by_source(
-        list(
-            read_records(
-                data,
-                text_field=text_field,
-                source_field=source_field,
-                references_field=references_field,
-                split="validation",
-            )
-        )
-    )[:max_rows]
+    fields = {"text_field": text_field, "source_field": source_field}
+    options = fields | {"references_field": references_field, "split": "validation"}
+    records = group_by_source(read_option("--data", data, **options))[:max_rows]
     training = []
     if training_data is not None:
-        training = list(
-            read_records(training_data, text_field=text_field, source_field=source_field)
-        )
+        training = read_option("--training_data", training_data, **fields)
     training_texts = {record.text for record in training}
     slots = SlotChecker(record.source or "" for record in [*records, *training])
     loaded = LatentTextPipeline.from_pretrained(pipeline)
@@ -172,7 +175,6 @@ def evaluate(  # noqa: PLR0913 (the signature is the command line)
 
     own_results = [row for row in results if row["scheduler"] == "pipeline"]
     best = max(own_results, key=lambda row: row["bleu"])
-    report = read_json(output) if output.is_file() else {}
     report |= {
         "data": {"path": data, "num_sources": len(records)},
         "autoencoder": measure_reconstruction(

@@ -193,3 +193,25 @@ def test_a_flow_scheduler_of_another_prediction_is_refused():
     scheduler = DPMSolverMultistepScheduler(use_flow_sigmas=True)
     with pytest.raises(ValueError, match="needs prediction_type='flow_prediction', got 'epsilon'"):
         check_scheduler(scheduler)
+
+
+def test_predictions_are_clamped_from_the_given_share_of_the_steps_on(denoiser, sample):
+    clamped = torch.full((3, 4, 8), 0.5)
+    seen = []
+
+    def clamp(latents):
+        seen.append(latents)
+        return clamped
+
+    result = sample(denoiser, clamp=clamp, clamp_start=0.4)
+    assert len(seen) == 3  # of 5 steps, all but the first two
+    torch.testing.assert_close(seen[0], denoiser.calls[2]["prediction"])
+    torch.testing.assert_close(denoiser.calls[3]["self_condition"], clamped)
+    torch.testing.assert_close(result, clamped)  # the last step lands on the last prediction
+
+
+def test_clamping_that_starts_at_the_end_never_happens(denoiser, sample):
+    def clamp(latents):
+        raise AssertionError("clamped")
+
+    torch.testing.assert_close(sample(denoiser, clamp=clamp, clamp_start=1.0), sample(denoiser))

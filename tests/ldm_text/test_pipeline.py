@@ -337,3 +337,32 @@ def test_callback_sees_each_prediction_on_its_way_to_the_text(pipeline, run, nam
 def test_wrong_arguments_are_named(run, options, message):
     with pytest.raises(ValueError, match=message):
         run(**options)
+
+
+def test_clamping_leaves_the_latents_of_a_text_and_moves_others_onto_one(pipeline):
+    latents = pipeline.prepare_latents(6, torch.Generator().manual_seed(0))
+    clamped = pipeline.clamp_latents(latents)
+    ids = pipeline.decode_latents(latents)
+    is_text = torch.nn.functional.pad(ids != pipeline.tokenizer.pad_token_id, (1, 0), value=True)
+    is_text = is_text[:, :-1]  # the text and its end token
+    ids = ids.masked_fill(is_text & (ids == 0), pipeline.tokenizer.eos_token_id)
+    expected = pipeline.autoencoder.statistics.standardize(
+        pipeline.autoencoder.encode(ids, is_text)
+    )
+    torch.testing.assert_close(clamped, expected)
+    assert not torch.allclose(clamped, latents)
+
+
+def test_the_pipelines_own_clamp_start_is_used_unless_a_call_gives_another(pipeline, run):
+    free = run().latents
+    always = run(clamp_start=0.0).latents
+    assert not torch.allclose(free, always)
+    pipeline.register_to_config(clamp_start=0.0)
+    torch.testing.assert_close(run().latents, always)
+    torch.testing.assert_close(run(clamp_start=1.0).latents, free)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5])
+def test_a_clamp_start_out_of_range_is_refused(run, value):
+    with pytest.raises(ValueError, match="`clamp_start` must be between 0 and 1"):
+        run(clamp_start=value)

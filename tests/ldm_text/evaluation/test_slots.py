@@ -1,0 +1,58 @@
+import pytest
+
+from ldm_text.evaluation.slots import SlotChecker, parse_slots
+
+SOURCES = [
+    "name[The Rice Boat], eatType[restaurant], food[Indian], near[Caf\u00e9 Rouge]",
+    "name[Rice Boat], eatType[coffee shop], area[city centre], priceRange[cheap]",
+]
+GOOD = "The Rice Boat is an Indian restaurant near Cafe Rouge."
+
+
+@pytest.fixture
+def checker():
+    return SlotChecker(SOURCES)
+
+
+def test_a_source_is_split_into_slots():
+    assert parse_slots(SOURCES[1]) == {
+        "name": "Rice Boat",
+        "eatType": "coffee shop",
+        "area": "city centre",
+        "priceRange": "cheap",
+    }
+
+
+@pytest.mark.parametrize(
+    ("source", "text", "missing", "invented"),
+    [
+        (SOURCES[0], GOOD, [], []),
+        (SOURCES[0], GOOD.upper(), [], []),
+        (SOURCES[0], GOOD.replace("Indian ", ""), ["indian"], []),
+        (SOURCES[0], GOOD + " It is a coffee shop.", [], ["coffee shop"]),
+        (SOURCES[0], GOOD.replace("The Rice Boat", "A place"), ["the rice boat"], []),
+        (SOURCES[1], "The Rice Boat: coffee-shop, city center", ["rice boat"], ["the rice boat"]),
+        (SOURCES[1], "Rice Boat is a coffee shop restaurant in the city center.", [], []),
+    ],
+)
+def test_missing_and_invented_values_are_found(checker, source, text, missing, invented):
+    assert checker.errors(source, text) == {"missing": missing, "invented": invented}
+
+
+def test_paraphrased_slots_are_not_judged(checker):
+    errors = checker.errors("name[Rice Boat], priceRange[cheap]", "Rice Boat is expensive.")
+    assert errors == {"missing": [], "invented": []}
+
+
+def test_rates_are_shares_of_rows(checker):
+    texts = [
+        GOOD,
+        "Nothing.",
+        GOOD + " It is a coffee shop.",
+        GOOD.replace("Indian", "coffee shop"),
+    ]
+    assert checker.error_rate([SOURCES[0]] * 4, texts) == {
+        "slot_error_rate": 0.75,
+        "rows_with_missing": 0.5,
+        "rows_with_invented": 0.5,
+    }

@@ -69,6 +69,8 @@ class LitAutoencoder(LightningModule):
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
+    # The last batch is smaller: compiled networks would be compiled once more for it.
+    @torch.compiler.set_stance("force_eager")
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Measure reconstruction from clean and from noisy latents."""
         mask, document_ids = batch["attention_mask"], batch["document_ids"]

@@ -18,7 +18,7 @@ def refused(main, toy_tokenizer_folder, tmp_path, monkeypatch):
     """Expect that training ends in one line and exit code 2."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LDM_TEXT_CACHE", str(tmp_path / "cache"))
-    row = {"source": "name[The Mill]", "target": "The Vaults is a nice pub. " * 3}
+    row = {"source": "name[The Mill]", "target": "The Vaults is a nice pub. " * 30}
     (tmp_path / "data.jsonl").write_text(f"{json.dumps(row)}\n" * 4)
     data = [f"{CORPUS}.train=data.jsonl", f"{CORPUS}.validation=data.jsonl"]
     data += ["--data.init_args.batch_size=2", "--data.init_args.long_texts=truncate"]

@@ -95,6 +95,7 @@ def export(
     max_source_length_tokens: int | None = None,
     scheduler: SchedulerName = "euler",
     guidance_scale: float = 3.0,
+    clamp_start: float = 1.0,
     dtype: Literal["float32", "bfloat16"] = "bfloat16",
     overwrite: bool = False,
 ) -> None:
@@ -108,6 +109,7 @@ def export(
         max_source_length_tokens: Longest source, its end token included; by default as in training.
         scheduler: Default scheduler of the pipeline.
         guidance_scale: Default weight of classifier-free guidance.
+        clamp_start: Default share of the steps after which predictions are clamped, 1 is never.
         dtype: Type of the stored weights.
         overwrite: Replace a pipeline in the output folder.
     """
@@ -125,6 +127,7 @@ def export(
         default_guider(guidance_scale),
         data_option("max_length_tokens", max_length_tokens, trained),
         data_option("max_source_length_tokens", max_source_length_tokens, trained),
+        clamp_start,
     )
     training = describe_training(ckpt_path, {"autoencoder": autoencoder, "denoiser": denoiser})
 

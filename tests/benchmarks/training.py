@@ -27,18 +27,18 @@ from denoiser.objective import denoising_loss
 SETTINGS = {"float32_eager": (False, False), "bfloat16_compiled": (True, True)}
 # The sizes of configs/autoencoder/e2e.yaml and configs/denoiser/e2e.yaml.
 AUTOENCODER = {
-    "vocab_size": 3072,
-    "tokens_per_latent": 2,
+    "vocab_size": 2048,
+    "tokens_per_latent": 4,
     "latent_dim": 128,
     "token_dim": 256,
-    "hidden_dim": 256,
+    "hidden_dim": 384,
     "num_encoder_layers": 2,
     "num_decoder_layers": 3,
-    "num_heads": 4,
+    "num_heads": 6,
 }
 DENOISER = {"hidden_dim": 320, "num_layers": 6, "num_heads": 5}
-AUTOENCODER_ROWS, DENOISER_ROWS = 128, 128
-MAX_LENGTH_TOKENS, MAX_SOURCE_LENGTH_TOKENS = 32, 18
+AUTOENCODER_ROWS, DENOISER_ROWS = 96, 128
+MAX_LENGTH_TOKENS, MAX_SOURCE_LENGTH_TOKENS = 64, 44
 
 
 def autoencoder_step(compiled: bool) -> tuple[Callable[[], Tensor], torch.nn.Module, int]:

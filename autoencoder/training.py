@@ -1,10 +1,7 @@
 """Train the autoencoder with Lightning."""
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
-from diffusers.optimization import get_scheduler
 from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -12,6 +9,7 @@ from torch import Tensor
 
 from autoencoder.corruption import LatentCorruption, mask_tokens
 from autoencoder.model import TextAutoencoder
+from autoencoder.schedule import ScheduleName, with_schedule
 
 
 class LitAutoencoder(LightningModule):
@@ -34,7 +32,7 @@ class LitAutoencoder(LightningModule):
         optimizer: OptimizerCallable,
         max_token_mask_prob: float = 0.3,
         warmup_steps: int = 50,
-        lr_schedule: Literal["constant_with_warmup", "cosine", "linear"] = "cosine",
+        lr_schedule: ScheduleName = "cosine",
         compile_network: bool = False,
     ) -> None:
         super().__init__()
@@ -95,16 +93,7 @@ class LitAutoencoder(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Set up the optimizer and its schedule."""
         optimizer = self.optimizer(self.parameters())
-        schedule = get_scheduler(
-            self.lr_schedule,
-            optimizer,
-            num_warmup_steps=self.warmup_steps,
-            num_training_steps=int(self.trainer.estimated_stepping_batches),
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return with_schedule(self, optimizer, self.lr_schedule, self.warmup_steps)
 
 
 def reconstruction_loss(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:

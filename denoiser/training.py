@@ -1,10 +1,8 @@
 """Train the denoiser with Lightning, on the latents of a frozen autoencoder."""
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
-from diffusers.optimization import get_scheduler
 from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from autoencoder.loading import PretrainedAutoencoder
 from autoencoder.model import TextAutoencoder
+from autoencoder.schedule import ScheduleName, with_schedule
 from autoencoder.training import reconstruction_loss
 from denoiser.latent_cache import LatentCache
 from denoiser.model import LatentDenoiser
@@ -45,7 +44,7 @@ class LitDenoiser(LightningModule):
         cond_drop_prob: float = 0.1,
         self_condition_prob: float = 0.5,
         warmup_steps: int = 100,
-        lr_schedule: Literal["constant_with_warmup", "cosine", "linear"] = "cosine",
+        lr_schedule: ScheduleName = "cosine",
         compile_network: bool = False,
         cache_latents: bool = False,
     ) -> None:
@@ -141,13 +140,4 @@ class LitDenoiser(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Set up the optimizer and its schedule."""
         optimizer = self.optimizer(self.denoiser.parameters())
-        schedule = get_scheduler(
-            self.lr_schedule,
-            optimizer,
-            num_warmup_steps=self.warmup_steps,
-            num_training_steps=int(self.trainer.estimated_stepping_batches),
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return with_schedule(self, optimizer, self.lr_schedule, self.warmup_steps)

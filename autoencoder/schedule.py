@@ -1,0 +1,33 @@
+"""Optimizer and learning rate schedule of a LightningModule, alike for every stage."""
+
+from typing import Literal
+
+from diffusers.optimization import get_scheduler
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch.optim import Optimizer
+
+ScheduleName = Literal["constant_with_warmup", "cosine", "linear"]
+
+
+def with_schedule(
+    module: LightningModule, optimizer: Optimizer, name: ScheduleName, warmup_steps: int
+) -> OptimizerLRScheduler:
+    """Warm the learning rate up linearly, then let it run to the end of the training.
+
+    Args:
+        module: The module in training; its trainer knows the number of steps.
+        optimizer: Its optimizer.
+        name: Course of the learning rate after the warm-up.
+        warmup_steps: Steps of the warm-up.
+
+    Returns:
+        What ``configure_optimizers`` returns.
+    """
+    schedule = get_scheduler(
+        name,
+        optimizer,
+        num_warmup_steps=warmup_steps,
+        num_training_steps=int(module.trainer.estimated_stepping_batches),
+    )
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

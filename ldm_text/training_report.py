@@ -19,13 +19,16 @@ def describe_machine() -> str:
 def describe_run(ckpt_path: Path) -> dict[str, Any]:
     """Read steps and training time from a Lightning checkpoint.
 
-    The time is there if the run had Lightning's ``Timer`` callback; it covers resumed runs too.
+    The time is there if the run had Lightning's ``Timer`` callback; it covers resumed runs too. The
+    floating-point operations, of one process, are there if it had ``CountTrainingFLOPs``.
     """
     checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=True)
     run: dict[str, Any] = {"steps": checkpoint["global_step"], "epochs": checkpoint["epoch"] + 1}
     for state in checkpoint.get("callbacks", {}).values():
         if isinstance(state, dict) and "time_elapsed" in state:
             run["training_seconds"] = round(state["time_elapsed"]["train"], 1)
+        if isinstance(state, dict) and state.get("flops_per_step"):
+            run["training_flops"] = state["flops_per_step"] * checkpoint["global_step"]
     return run
 
 

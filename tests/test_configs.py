@@ -3,19 +3,38 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from torch.utils.flop_counter import FlopCounterMode
+
+from autoencoder import TextAutoencoder
+from denoiser import LatentDenoiser
+from ldm_text import baselines
+from ldm_text.baselines.sequences import token_batch
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 COMPARISONS = sorted(CONFIGS.glob("compare/*.yaml"))
 FILES = sorted({*CONFIGS.rglob("*.yaml")} - {*COMPARISONS})  # those of a training
+STAGES = ("autoencoder", "denoiser")
+BASELINES = sorted(
+    path
+    for path in CONFIGS.glob("baselines/*_*.yaml")
+    if path.stem != "e2e_teacher"  # larger, as it is no part of the comparison
+)
 NAMES = [str(path.relative_to(CONFIGS)) for path in FILES]
 
 
+OVERLAYS = ("tiny", "e2e_distilled", "e2e_small", "tinystories_small", "e2e_teacher")
+TOKENS = {"e2e": (64, 44), "tinystories": (64, 0)}  # of a row: text and source
+
+
 def config_options(path):
-    """Options that name a configuration; an overlay stands upon the E2E configuration."""
-    if path.stem not in ("tiny", "e2e_distilled"):
+    """Options that name a configuration; an overlay stands upon another one."""
+    if path.stem not in OVERLAYS:
         return ["-c", path]
-    name = "e2e_autoregressive.yaml" if path.parent.name == "baselines" else "e2e.yaml"
+    name = "tinystories.yaml" if path.stem.startswith("tinystories") else "e2e.yaml"
+    if path.parent.name == "baselines":
+        name = "e2e_autoregressive.yaml"
     return ["-c", path.with_name(name), "-c", path]
 
 
@@ -80,14 +99,56 @@ def test_distillation_changes_the_data_alone(parse):
     assert plain == distilled
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("baselines/e2e*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", BASELINES, ids=lambda path: path.stem)
 def test_baselines_see_the_data_of_the_latent_model(parse, path):
     """Same records, lengths and tokenizer: only then can families be compared."""
-    baseline, denoiser = parse(path), parse(CONFIGS / "denoiser" / "e2e.yaml")
-    mine, theirs = (config["data"]["init_args"] for config in (baseline, denoiser))
+    data = path.stem.split("_")[0]
+    baseline, denoiser = parse(path), parse(CONFIGS / "denoiser" / f"{data}_small.yaml")
+    mine, theirs = (
+        config["data"]["init_args"] | {"batch_size": 0} for config in (baseline, denoiser)
+    )
+    if not TOKENS[data][1]:
+        mine["max_source_length_tokens"] = theirs["max_source_length_tokens"]  # without a say
     assert mine == theirs
     for name in ("optimizer", "lr_schedule"):
         assert baseline["model"]["init_args"][name] == denoiser["model"]["init_args"][name]
+
+
+def num_parameters(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("data", TOKENS)
+def test_compared_models_have_equal_sizes_and_budgets(parse, data):
+    """Within 5 % in parameters, 2 % in training operations (the latent model is counted apart)."""
+    autoencoder, denoiser = (parse(CONFIGS / stage / f"{data}_small.yaml") for stage in STAGES)
+    sizes = autoencoder["model"]["init_args"]["autoencoder"]["init_args"]
+    compressor = TextAutoencoder(**sizes | {"vocab_size": 2048})
+    shape = denoiser["model"]["init_args"]["denoiser"]["init_args"]
+    latent_denoiser = LatentDenoiser(**shape | {"latent_dim": sizes["latent_dim"]})
+    parameters = {"latent": num_parameters(compressor) + num_parameters(latent_denoiser)}
+    flops = {}
+    for path in BASELINES:
+        if not path.stem.startswith(data):
+            continue
+        config = parse(path)
+        family = config["model"]["init_args"]["token_model"]
+        model_class = getattr(baselines, family["class_path"].split(".")[-1])
+        model = model_class(**family["init_args"] | {"vocab_size": 2048})
+        parameters[path.stem] = num_parameters(model)
+        num_text, num_source = TOKENS[data]
+        batch = {name: torch.full((1, num_text), 7) for name in ("input_ids", "attention_mask")}
+        if num_source:
+            batch |= {
+                name: torch.full((1, num_source), 7) for name in ("source_ids", "source_mask")
+            }
+        with FlopCounterMode(display=False) as counter:
+            model.loss(token_batch(batch, end_token_id=1)).backward()
+        num_rows = config["trainer"]["max_steps"] * config["data"]["init_args"]["batch_size"]
+        flops[path.stem] = counter.get_total_flops() * num_rows
+    assert max(parameters.values()) / min(parameters.values()) < 1.05, parameters
+    assert 3.95e13 < min(flops.values()), flops
+    assert max(flops.values()) < 4.05e13, flops
 
 
 PLACES = ["", "trainer", "data.init_args", "model.init_args.optimizer.init_args"]

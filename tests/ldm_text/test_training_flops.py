@@ -9,7 +9,7 @@ from ldm_text.training_report import describe_run
 
 
 class OneProduct(LightningModule):
-    """A matrix product of known cost: ``2 * 3 * 5`` a row forwards and, to its weights, backwards."""
+    """A product that costs ``2 * 3 * 5`` a row forwards, and as much backwards to its weights."""
 
     def __init__(self):
         super().__init__()

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 
 def check_output_file(option: str, path: Path) -> None:
@@ -20,6 +20,22 @@ def check_output_file(option: str, path: Path) -> None:
         raise FileNotFoundError(f"`{option}`: there is no folder `{path.parent}`; make it first.")
     if path.exists() and not path.is_file():
         raise ValueError(f"`{option}`: `{path}` is no regular file; name a file to write.")
+
+
+def write_all(file: BinaryIO, content: bytes) -> None:
+    """Write to a file without a buffer, which may take a part of the content at a time."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, so that a power cut cannot undo a replacement."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class WholeLinesFile:
@@ -45,9 +61,7 @@ class WholeLinesFile:
 
     def write_lines(self, lines: list[str]) -> None:
         """Append lines; either all of them count, or none."""
-        content = memoryview("".join(line + "\n" for line in lines).encode())
-        while content:
-            content = content[self.file.write(content) :]
+        write_all(self.file, "".join(line + "\n" for line in lines).encode())
         self.whole = self.file.tell()
         self.num_lines += len(lines)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm_text.data.compression import COMPRESSION_SUFFIXES, read_lines
+from ldm_text.data.tables import DatasetTable, ParquetTable, Table
 from ldm_text.excerpts import excerpt_path
 
 Rows = Iterator[tuple[str, Mapping[str, Any]]]
@@ -83,28 +84,42 @@ def resolve_path(data: str | Path) -> Path:
 
 def is_plain_text(data: str | Path) -> bool:
     """Return whether the data set is a file of lines of text, which has no named fields."""
-    return not is_hub(data) and _file_kind(Path(data)) == ".txt"
+    return not is_hub(data) and file_kind(Path(data)) == ".txt"
 
 
-def _file_kind(path: Path) -> str:
+def file_kind(path: Path) -> str:
     """Return the last suffix that does not name a compression, empty if there is none."""
     suffixes = [suffix for suffix in path.suffixes if suffix not in COMPRESSION_SUFFIXES]
     return suffixes[-1] if suffixes else ""
 
 
-def _open_rows(data: str | Path, split: str) -> Rows:
+def open_table(data: str | Path, *, split: str = "train") -> Table:
+    """Open a data set whose rows have columns: Parquet, a dataset folder or one of the hub.
+
+    Raises:
+        FileNotFoundError: If it does not exist.
+        ValueError: If it is no table.
+    """
     if is_hub(data):
-        return _dataset_rows(_load_hub(str(data), split), str(data))
+        return DatasetTable(_load_hub(str(data), split), str(data))
     path = resolve_path(data)
     if path.is_dir():
-        return _dataset_rows(_load_folder(path, split), str(path))
-    kind = _file_kind(path)
-    if kind not in _READERS or (kind == ".parquet" and path.suffix != kind):
+        return DatasetTable(_load_folder(path, split), str(path))
+    if path.suffix != ".parquet":
         raise ValueError(
             f"{path}: unknown kind of file. Give .jsonl or .txt, plain or with "
             f"{', '.join(COMPRESSION_SUFFIXES)}, or .parquet, or a folder written by `datasets`."
         )
-    return _READERS[kind](path)
+    return ParquetTable(path)
+
+
+def _open_rows(data: str | Path, split: str) -> Rows:
+    if not is_hub(data):
+        path = resolve_path(data)
+        kind = file_kind(path)
+        if kind in _LINE_READERS and not path.is_dir():
+            return _LINE_READERS[kind](path)
+    return open_table(data, split=split).rows()
 
 
 def _json_rows(path: Path) -> Rows:
@@ -125,26 +140,6 @@ def _text_rows(path: Path) -> Rows:
     for number, line in read_lines(path):
         if line.strip():
             yield f"{path}, line {number}", {PLAIN_TEXT_FIELD: line}
-
-
-def _parquet_rows(path: Path) -> Rows:
-    import pyarrow
-    from pyarrow import parquet
-
-    number = 0
-    try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches():
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}, row {number}", row
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is not a readable Parquet file: {reason}") from error
-
-
-def _dataset_rows(dataset: Any, name: str) -> Rows:
-    return ((f"{name}, row {number}", row) for number, row in enumerate(dataset, start=1))
 
 
 def _load_folder(path: Path, split: str) -> Any:
@@ -178,8 +173,4 @@ def _hash_file(digest: Any, path: Path) -> None:
             digest.update(chunk)
 
 
-_READERS: dict[str, Callable[[Path], Rows]] = {
-    ".jsonl": _json_rows,
-    ".txt": _text_rows,
-    ".parquet": _parquet_rows,
-}
+_LINE_READERS: dict[str, Callable[[Path], Rows]] = {".jsonl": _json_rows, ".txt": _text_rows}

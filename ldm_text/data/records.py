@@ -47,13 +47,16 @@ def read_records(
             the file and the line.
     """
     for place, row in read_rows(data, split=split):
-        yield TextRecord(
-            text=_string_field(row, text_field, place),
-            source=None if source_field is None else _string_field(row, source_field, place),
-            references=(
-                () if references_field is None else _strings_field(row, references_field, place)
-            ),
-        )
+        try:
+            yield TextRecord(
+                text=string_field(row, text_field),
+                source=None if source_field is None else string_field(row, source_field),
+                references=(
+                    () if references_field is None else _strings_field(row, references_field)
+                ),
+            )
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
 
 
 def read_prompts(
@@ -73,40 +76,46 @@ def read_prompts(
         ValueError: As ``read_records``.
     """
     field = PLAIN_TEXT_FIELD if is_plain_text(path) else source_field
-    return [_string_field(row, field, place) for place, row in read_rows(path, split=split)]
+    prompts = []
+    for place, row in read_rows(path, split=split):
+        try:
+            prompts.append(string_field(row, field))
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+    return prompts
 
 
-def _field(row: Mapping[str, Any], name: str, place: str) -> Any:
+def string_field(row: Mapping[str, Any], name: str) -> str:
+    """Return a field that must hold a text.
+
+    Raises:
+        ValueError: If it does not; the message is the reason, without the place of the row.
+    """
+    return _checked_string(_field(row, name), name)
+
+
+def _field(row: Mapping[str, Any], name: str) -> Any:
     if name not in row:
-        raise ValueError(
-            f"{place}: no field `{name}`; the fields there are {', '.join(map(repr, row))}."
-        )
+        raise ValueError(f"no field `{name}`; the fields there are {', '.join(map(repr, row))}.")
     return row[name]
 
 
-def _string_field(row: Mapping[str, Any], name: str, place: str) -> str:
-    return _checked_string(_field(row, name, place), name, place)
-
-
-def _strings_field(row: Mapping[str, Any], name: str, place: str) -> tuple[str, ...]:
-    values = _field(row, name, place)
+def _strings_field(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    values = _field(row, name)
     if not isinstance(values, list | tuple):
-        raise ValueError(
-            f"{place}: field `{name}` must be a list of strings, got {type(values).__name__}."
-        )
-    return tuple(_checked_string(value, name, place) for value in values)
+        raise ValueError(f"field `{name}` must be a list of strings, got {type(values).__name__}.")
+    return tuple(_checked_string(value, name) for value in values)
 
 
-def _checked_string(value: Any, name: str, place: str) -> str:
+def _checked_string(value: Any, name: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{place}: field `{name}` must be a string, got {type(value).__name__}.")
+        raise ValueError(f"field `{name}` must be a string, got {type(value).__name__}.")
     if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError:
             # JSON can spell half of a surrogate pair; no tokenizer or file can hold it.
             raise ValueError(
-                f"{place}: field `{name}` contains half of a surrogate pair, "
-                "which is not valid Unicode."
+                f"field `{name}` contains half of a surrogate pair, which is not valid Unicode."
             ) from None
     return value

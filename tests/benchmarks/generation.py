@@ -18,8 +18,9 @@ import torch
 from jsonargparse import auto_cli
 
 from ldm_text.data.records import read_records
-from ldm_text.generate import Precision, autocast, generate_rows
+from ldm_text.generated_rows import generate_rows
 from ldm_text.pipeline import LatentTextPipeline
+from ldm_text.precision import Precision, autocast
 
 
 def time_decoding(

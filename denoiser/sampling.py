@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,11 +10,53 @@ from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
+from denoiser.guiders import weak_denoiser_of
 from denoiser.model import LatentDenoiser
-from denoiser.noise import latents_to_velocity
+from denoiser.noise import add_noise, latents_to_velocity
 
 Generators = torch.Generator | list[torch.Generator] | None
 StepCallback = Callable[[int, Tensor, Tensor], None]
+
+
+class StepControl:
+    """What a caller may change at each step of the loop; this one changes nothing."""
+
+    def adjust(self, pred_latents: Tensor, step: int, num_steps: int) -> Tensor:
+        """Change the predicted clean latents ``(B, L, D)`` before the step is taken.
+
+        The noisy latents run on the straight line from their noise to what this returns: latents
+        that are set to known ones at every step stay exactly at the noise level of that step, as in
+        RePaint (Lugmayr et al. 2022) and in the infilling of Diffusion-LM (Li et al. 2022).
+
+        Args:
+            pred_latents: The prediction of the denoiser under guidance.
+            step: Number of the step, from 0.
+            num_steps: Number of all steps.
+        """
+        return pred_latents
+
+    def renoise(self, noisy_latents: Tensor, pred_latents: Tensor, t: Tensor) -> Tensor:
+        """Change the noisy latents ``(B, L, D)`` after the step.
+
+        Args:
+            noisy_latents: Where the step led, at time ``t``.
+            pred_latents: The prediction that it was taken with, as ``adjust`` returned it.
+            t: The time after the step, a scalar; 0 after the last.
+        """
+        return noisy_latents
+
+
+@dataclass(frozen=True)
+class EditStart:
+    """Latents from which to start in the place of pure noise (SDEdit, Meng et al. 2022).
+
+    Attributes:
+        latents: Clean standardized latents ``(B, L, D)``.
+        strength: Share of the way to pure noise that is gone back, in (0, 1]; 1 forgets them.
+    """
+
+    latents: Tensor
+    strength: float
 
 
 def check_scheduler(scheduler: SchedulerMixin) -> None:
@@ -38,18 +81,34 @@ def check_scheduler(scheduler: SchedulerMixin) -> None:
 
 
 def set_timesteps(
-    scheduler: SchedulerMixin, num_inference_steps: int, device: torch.device
-) -> None:
+    scheduler: SchedulerMixin,
+    num_inference_steps: int,
+    device: torch.device,
+    strength: float = 1.0,
+) -> int:
     """Set the scheduler's grid: uniform times from 1 down to ``1 / num_inference_steps``, shifted.
 
     The default grid of ``FlowMatchEulerDiscreteScheduler`` spends its last step almost at zero
     noise, because it shifts its smallest time twice; schedulers that take explicit times get them.
+
+    Args:
+        scheduler: The scheduler.
+        num_inference_steps: Steps of the whole way.
+        device: Where the grid is kept.
+        strength: Share of the way to go, before the shift, in (0, 1]. It takes that share of the
+            steps, rounded up. A scheduler without explicit times starts at the time of its own grid
+            that is nearest above.
+
+    Returns:
+        Number of the first step in the scheduler's grid.
     """
+    num_steps = max(1, int(np.ceil(num_inference_steps * strength - 1e-9)))
     if "sigmas" in inspect.signature(scheduler.set_timesteps).parameters:
-        sigmas = np.linspace(1.0, 1.0 / num_inference_steps, num_inference_steps)
+        sigmas = strength * np.linspace(1.0, 1.0 / num_steps, num_steps)
         scheduler.set_timesteps(sigmas=sigmas.tolist(), device=device)
-    else:
-        scheduler.set_timesteps(num_inference_steps, device=device)
+        return 0
+    scheduler.set_timesteps(num_inference_steps, device=device)
+    return (num_inference_steps - num_steps) * getattr(scheduler, "order", 1)
 
 
 @torch.no_grad()
@@ -65,11 +124,16 @@ def guided_prediction(
     """Predict the clean latents under guidance: one forward, on a doubled batch if guided.
 
     The guider acts on predictions of the clean latents, ``(B, L, D)``. All rows follow their source
-    except those without any known text, which follow the null in both branches.
+    except those without any known text, which follow the null in both branches. A guider with a
+    weaker denoiser takes that one's prediction for the same rows in the place of the null's.
     """
     no_source = ~known_mask.any(dim=1)
     if guider.num_conditions == 1:
         return denoiser(noisy_latents, t, known_latents, known_mask, no_source, self_condition)
+    weak_denoiser = weak_denoiser_of(guider)
+    if weak_denoiser is not None:
+        inputs = (noisy_latents, t, known_latents, known_mask, no_source, self_condition)
+        return guider.forward(denoiser(*inputs), weak_denoiser(*inputs)).pred
     rows = (noisy_latents, t, known_latents, known_mask, self_condition)
     noisy_2, t_2, known_2, mask_2, self_2 = (
         None if part is None else torch.cat((part, part)) for part in rows
@@ -91,8 +155,8 @@ def denoise(
     num_inference_steps: int,
     generator: Generators = None,
     on_step_end: StepCallback | None = None,
-    clamp: Callable[[Tensor], Tensor] | None = None,
-    clamp_start: float = 1.0,
+    control: StepControl | None = None,
+    start: EditStart | None = None,
 ) -> Tensor:
     """Turn noise into latents.
 
@@ -108,32 +172,37 @@ def denoise(
             often.
         generator: Source of the noise that a stochastic scheduler adds; one, or one per row.
         on_step_end: Called with the step, the noisy latents and the predicted clean latents.
-        clamp: Maps predicted clean latents to the nearest latents of a text, the clamping trick of
-            Diffusion-LM (Li et al. 2022, section 4.2).
-        clamp_start: Share of the steps after which predictions are clamped, in [0, 1].
+        control: What else happens at each step.
+        start: Latents to start from, noised part of the way; ``None`` starts from pure noise.
 
     Returns:
         The last prediction of the clean latents, ``(B, L, D)``, standardized, float32.
     """
     check_scheduler(scheduler)
-    set_timesteps(scheduler, num_inference_steps, noise.device)
-    scheduler.set_begin_index(0)
+    strength = 1.0 if start is None else start.strength
+    first = set_timesteps(scheduler, num_inference_steps, noise.device, strength)
+    scheduler.set_begin_index(first)
+    control = control or StepControl()
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
     step_options = {"generator": generator} if takes_generator else {}
 
+    timesteps, sigmas = scheduler.timesteps[first:], scheduler.sigmas[first:]
     noisy_latents, pred_latents = noise, None
-    for step, timestep in enumerate(scheduler.timesteps):
-        t = scheduler.sigmas[step].to(noise).expand(len(noise))
-        guider.set_state(step, len(scheduler.timesteps), timestep)
+    if start is not None:
+        t = sigmas[0].to(noise).expand(len(noise))
+        noisy_latents = add_noise(start.latents, noise, t)
+    for step, timestep in enumerate(timesteps):
+        t = sigmas[step].to(noise).expand(len(noise))
+        guider.set_state(step, len(timesteps), timestep)
         pred_latents = guided_prediction(
             denoiser, guider, noisy_latents, t, known_latents, known_mask, pred_latents
         )
-        if clamp is not None and step >= clamp_start * len(scheduler.timesteps):
-            pred_latents = clamp(pred_latents)
+        pred_latents = control.adjust(pred_latents, step, len(timesteps))
         velocity = latents_to_velocity(pred_latents, noisy_latents, t)
         noisy_latents = scheduler.step(
             velocity, timestep, noisy_latents, return_dict=False, **step_options
         )[0]
+        noisy_latents = control.renoise(noisy_latents, pred_latents, sigmas[step + 1])
         if on_step_end is not None:
             on_step_end(step, noisy_latents, pred_latents)
     return noisy_latents

@@ -1,10 +1,15 @@
 """What every generator of text offers, latent, discrete and autoregressive alike."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
+
+from ldm_text.known_tokens import KnownTokens
+
+if TYPE_CHECKING:
+    from ldm_text.token_control import TokenChange
 
 Generators = torch.Generator | list[torch.Generator] | None
 
@@ -18,12 +23,15 @@ class GenerationOutput:
         sequences: Token ids ``(B, S)``, the pad token behind the end; ``None`` for ``"latent"``.
         num_network_calls: How often the network ran on the batch, one call after the other.
         latents: Standardized latents ``(B, L, D)``; ``None`` where the model has none.
+        changes: For each row, the tokens that self-correction has changed, in the order of the
+            steps; ``None`` without self-correction.
     """
 
     texts: list[str]
     sequences: Tensor | None
     num_network_calls: int
     latents: Tensor | None = None
+    changes: "list[list[TokenChange]] | None" = None
 
 
 class TextGenerator(Protocol):
@@ -38,6 +46,7 @@ class TextGenerator(Protocol):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         truncate: bool = False,
+        known_tokens: KnownTokens | None = None,
     ) -> GenerationOutput:
         """Generate ``num_samples`` texts for each prompt, in one batch.
 
@@ -51,8 +60,11 @@ class TextGenerator(Protocol):
             guidance_scale: Weight of classifier-free guidance, 1 is off; ``None`` takes the
                 generator's own.
             truncate: Cut prompts that are too long instead of refusing them.
+            known_tokens: Tokens that the texts must hold, a row for each prompt; the sequences
+                of the output hold every one of them.
 
         Raises:
-            ValueError: If an argument is out of range, or has no effect for this generator.
+            ValueError: If an argument is out of range, or has no effect for this generator, or the
+                generator cannot keep such tokens.
         """
         ...

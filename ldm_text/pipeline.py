@@ -15,12 +15,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from autoencoder.model import TextAutoencoder
+from denoiser.guiders import weak_denoiser_of
 from denoiser.model import LatentDenoiser
-from denoiser.sampling import check_scheduler, denoise
+from denoiser.sampling import EditStart, check_scheduler, denoise
 from ldm_text.checkpoint import check_latent_pipeline_folder, load_quietly
 from ldm_text.components import check_components, check_guider, check_lengths
 from ldm_text.generation import GenerationOutput, Generators
-from ldm_text.prompts import check_prompts, tokenize_prompts
+from ldm_text.known_tokens import KnownTokens
+from ldm_text.prompts import check_prompts
+from ldm_text.text_latents import TextLatents
+from ldm_text.token_control import TokenControl
 
 # Every guider that is made, also for one call, would warn that guiders are experimental.
 logging.getLogger("diffusers.guiders.guider_utils").addFilter(
@@ -28,7 +32,7 @@ logging.getLogger("diffusers.guiders.guider_utils").addFilter(
 )
 
 
-class LatentTextPipeline(DiffusionPipeline):
+class LatentTextPipeline(TextLatents, DiffusionPipeline):
     """Generate text by diffusion in the latent space of a text autoencoder.
 
     ```python
@@ -39,8 +43,8 @@ class LatentTextPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "autoencoder->denoiser"
-    default_num_inference_steps = 16
-    sampler_options = ("clamp_start",)
+    sampler_options = ("clamp_start", "self_correction")
+    known_token_support = "any"
 
     def __init__(
         self,
@@ -52,6 +56,7 @@ class LatentTextPipeline(DiffusionPipeline):
         max_length_tokens: int = 64,
         max_source_length_tokens: int = 64,
         clamp_start: float = 1.0,
+        num_inference_steps: int = 16,
     ) -> None:
         super().__init__()
         check_components(tokenizer, autoencoder, denoiser)
@@ -67,7 +72,13 @@ class LatentTextPipeline(DiffusionPipeline):
             max_length_tokens=max_length_tokens,
             max_source_length_tokens=max_source_length_tokens,
             clamp_start=clamp_start,
+            num_inference_steps=num_inference_steps,
         )
+
+    @property
+    def default_num_inference_steps(self) -> int:
+        """Steps of the sampler where none are given: a student of few steps says its own."""
+        return self.config.num_inference_steps
 
     @property
     def network(self) -> nn.Module:
@@ -99,6 +110,8 @@ class LatentTextPipeline(DiffusionPipeline):
         generator: Generators = None,
         output_type: str = "text",
         clamp_start: float | None = None,
+        known_tokens: KnownTokens | None = None,
+        self_correction: float | None = None,
     ) -> list[str | None]:
         """Check the arguments of a call and return its prompts as a list.
 
@@ -113,41 +126,20 @@ class LatentTextPipeline(DiffusionPipeline):
             raise ValueError(f"`output_type` must be text, seq or latent, got '{output_type}'.")
         if clamp_start is not None and not 0 <= clamp_start <= 1:
             raise ValueError(f"`clamp_start` must be between 0 and 1, got {clamp_start}.")
+        if self_correction is not None and not 0 <= self_correction < 1:
+            raise ValueError(
+                f"`self_correction` must be between 0 and below 1, got {self_correction}."
+            )
         check_scheduler(self.scheduler)
         check_guider(self.guider, guidance_scale)
+        weak_denoiser_of(self.guider)
         prompts = prompt if isinstance(prompt, list) else [prompt]
         check_prompts(prompts, num_samples, generator)
+        if known_tokens is not None:
+            config = self.autoencoder.config
+            sizes = (len(prompts), self.config.max_length_tokens, config.vocab_size)
+            known_tokens.check(*sizes, config.pad_token_id)
         return prompts
-
-    def tokenize_prompts(
-        self, prompts: list[str | None], truncate: bool = False
-    ) -> list[list[int]]:
-        """Tokenize sources as ``ldm_text.prompts.tokenize_prompts`` does, with this model's limit.
-
-        Raises:
-            ValueError: If a prompt is too long.
-        """
-        limit = self.config.max_source_length_tokens
-        return tokenize_prompts(self.tokenizer, prompts, limit, truncate)
-
-    def encode_prompts(
-        self, prompts: list[str | None], truncate: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """Encode source texts as known latents; the arguments are those of ``tokenize_prompts``.
-
-        Returns:
-            Standardized latents ``(B, K, D)``, and True where they hold text, ``(B, K)``.
-        """
-        config = self.autoencoder.config
-        rows = self.tokenize_prompts(prompts, truncate)
-        width = max(1, *map(len, rows))
-        width += -width % config.tokens_per_latent
-        padded = [row + [config.pad_token_id] * (width - len(row)) for row in rows]
-        lengths = torch.tensor([len(row) for row in rows], device=self.device)
-        attention_mask = torch.arange(width, device=self.device) < lengths[:, None]
-        latents = self.autoencoder.encode(torch.tensor(padded, device=self.device), attention_mask)
-        known_mask = self.autoencoder.latent_mask(attention_mask)
-        return self.autoencoder.statistics.standardize(latents), known_mask
 
     def prepare_latents(self, num_rows: int, generator: Generators) -> Tensor:
         """Draw the noise ``(B, L, D)``, float32; a list of generators has one for each row."""
@@ -155,45 +147,29 @@ class LatentTextPipeline(DiffusionPipeline):
         shape = (num_rows, self.config.max_length_tokens // config.tokens_per_latent)
         return randn_tensor((*shape, config.latent_dim), generator=generator, device=self.device)
 
-    def decode_latents(self, latents: Tensor) -> Tensor:
-        """Decode standardized latents ``(B, L, D)`` to ids ``(B, S)``, the pad behind the end."""
-        config = self.autoencoder.config
-        logits = self.autoencoder.decode(self.autoencoder.statistics.unstandardize(latents))
-        ids = logits.argmax(dim=-1)
-        ended = (ids == config.end_token_id).cumsum(dim=1) > 0
-        return ids.masked_fill(ended, config.pad_token_id)
-
-    def clamp_latents(self, latents: Tensor) -> Tensor:
-        """Replace latents ``(B, L, D)`` by those of the text that they decode to."""
-        config, statistics = self.autoencoder.config, self.autoencoder.statistics
-        ids = self.autoencoder.decode(statistics.unstandardize(latents)).argmax(dim=-1)
-        is_end = (ids == config.end_token_id).long()
-        is_text = is_end.cumsum(dim=1) - is_end == 0  # up to the first end token
-        return statistics.standardize(self.autoencoder.encode(ids, is_text))
-
-    def texts_of(self, sequences: Tensor) -> list[str]:
-        """Write token ids ``(B, S)`` as texts; special tokens leave no trace."""
-        return self.tokenizer.batch_decode(sequences, skip_special_tokens=True)
-
     @torch.no_grad()
     def __call__(
         self,
         prompt: str | list[str | None] | None = None,
         num_samples: int = 1,
-        num_inference_steps: int = 16,
+        num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         generator: Generators = None,
         output_type: Literal["text", "seq", "latent"] = "text",
         truncate: bool = False,
         clamp_start: float | None = None,
         callback_on_step_end: Callable[["LatentTextPipeline", int, Tensor], None] | None = None,
+        known_tokens: KnownTokens | None = None,
+        self_correction: float | None = None,
+        start: EditStart | None = None,
     ) -> GenerationOutput:
         """Generate texts, in one batch.
 
         Args:
             prompt: Source text or texts; ``None`` generates without a source.
             num_samples: Texts for each prompt; they stand side by side.
-            num_inference_steps: Steps of the scheduler, between 1 and 1000.
+            num_inference_steps: Steps of the scheduler, between 1 and 1000; ``None`` takes the
+                pipeline's own.
             guidance_scale: Weight of classifier-free guidance, 1 is off; ``None`` leaves the guider
                 as it is.
             generator: One source of randomness, or one for each row. With one per row, a row's text
@@ -204,6 +180,12 @@ class LatentTextPipeline(DiffusionPipeline):
                 text and encoded again; 1 is never, ``None`` takes the pipeline's own.
             callback_on_step_end: Called with the pipeline, the step and the predicted clean latents
                 ``(B, L, D)``, which ``decode_latents`` reads.
+            known_tokens: Tokens that the text must hold, a row for each prompt; they come out
+                exactly, except with the output type ``latent``.
+            self_correction: Share of a text's latents, in [0, 1), that get new noise after each
+                step, those with the least probable tokens; the output then tells which tokens have
+                changed at which step. ``None`` and 0 are off.
+            start: Latents to start from in the place of pure noise, a row for each text.
 
         Returns:
             Texts, token ids and latents, see ``GenerationOutput``.
@@ -211,6 +193,8 @@ class LatentTextPipeline(DiffusionPipeline):
         Raises:
             ValueError: If an argument is out of range, or a prompt is too long.
         """
+        if num_inference_steps is None:
+            num_inference_steps = self.default_num_inference_steps
         prompts = self.check_inputs(
             prompt,
             num_samples,
@@ -219,6 +203,8 @@ class LatentTextPipeline(DiffusionPipeline):
             generator,
             output_type,
             clamp_start,
+            known_tokens,
+            self_correction,
         )
         known_latents, known_mask = (
             part.repeat_interleave(num_samples, dim=0)
@@ -227,6 +213,15 @@ class LatentTextPipeline(DiffusionPipeline):
         guider = self.guider
         if guidance_scale is not None:
             guider = guider.new(guidance_scale=guidance_scale)
+        if known_tokens is not None:
+            known_tokens = known_tokens.repeat(num_samples).to(self.device)
+        control = TokenControl(
+            self,
+            self.config.clamp_start if clamp_start is None else clamp_start,
+            known_tokens,
+            self_correction or 0.0,
+            generator,
+        )
         steps_done = []
 
         def on_step_end(step: int, noisy_latents: Tensor, pred_latents: Tensor) -> None:
@@ -244,14 +239,15 @@ class LatentTextPipeline(DiffusionPipeline):
             num_inference_steps,
             generator,
             on_step_end,
-            self.clamp_latents,
-            self.config.clamp_start if clamp_start is None else clamp_start,
+            control,
+            start,
         )
+        changes = control.changes or None
         if output_type == "latent":
-            return GenerationOutput([], None, len(steps_done), latents)
-        sequences = self.decode_latents(latents)
+            return GenerationOutput([], None, len(steps_done), latents, changes)
+        sequences = self.decode_latents(latents, known_tokens)
         texts = self.texts_of(sequences) if output_type == "text" else []
-        return GenerationOutput(texts, sequences, len(steps_done), latents)
+        return GenerationOutput(texts, sequences, len(steps_done), latents, changes)
 
     def generate(
         self,
@@ -262,19 +258,21 @@ class LatentTextPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         truncate: bool = False,
+        known_tokens: KnownTokens | None = None,
         clamp_start: float | None = None,
+        self_correction: float | None = None,
     ) -> GenerationOutput:
         """Generate texts as every ``TextGenerator`` does; see there and ``__call__``."""
         return self(
             prompts,
             num_samples,
-            self.default_num_inference_steps
-            if num_inference_steps is None
-            else num_inference_steps,
+            num_inference_steps,
             guidance_scale,
             generator,
             truncate=truncate,
             clamp_start=clamp_start,
+            known_tokens=known_tokens,
+            self_correction=self_correction,
         )
 
 

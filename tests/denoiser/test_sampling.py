@@ -4,7 +4,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from diffusers.guiders import ClassifierFreeGuidance
 from torch import nn
 
-from denoiser.sampling import check_scheduler, denoise
+from denoiser.sampling import EditStart, StepControl, check_scheduler, denoise
 from denoiser.schedulers import make_scheduler
 
 NAMES = ["euler", "euler_stochastic", "dpm++", "dpm++_sde", "heun"]
@@ -195,23 +195,69 @@ def test_a_flow_scheduler_of_another_prediction_is_refused():
         check_scheduler(scheduler)
 
 
-def test_predictions_are_clamped_from_the_given_share_of_the_steps_on(denoiser, sample):
-    clamped = torch.full((3, 4, 8), 0.5)
-    seen = []
+class Recording(StepControl):
+    """Replace predictions by a constant, and keep what the loop tells."""
 
-    def clamp(latents):
-        seen.append(latents)
-        return clamped
+    def __init__(self, latents):
+        self.latents = latents
+        self.adjusted, self.renoised = [], []
 
-    result = sample(denoiser, clamp=clamp, clamp_start=0.4)
-    assert len(seen) == 3  # of 5 steps, all but the first two
-    torch.testing.assert_close(seen[0], denoiser.calls[2]["prediction"])
-    torch.testing.assert_close(denoiser.calls[3]["self_condition"], clamped)
-    torch.testing.assert_close(result, clamped)  # the last step lands on the last prediction
+    def adjust(self, pred_latents, step, num_steps):
+        self.adjusted.append((step, num_steps, pred_latents))
+        return self.latents
+
+    def renoise(self, noisy_latents, pred_latents, t):
+        self.renoised.append((noisy_latents, pred_latents, t))
+        return noisy_latents
 
 
-def test_clamping_that_starts_at_the_end_never_happens(denoiser, sample):
-    def clamp(latents):
-        raise AssertionError("clamped")
+def test_an_adjusted_prediction_takes_the_place_of_the_denoisers(denoiser, sample):
+    control = Recording(torch.full((3, 4, 8), 0.5))
+    result = sample(denoiser, control=control)
+    assert [entry[:2] for entry in control.adjusted] == [(step, 5) for step in range(5)]
+    torch.testing.assert_close(control.adjusted[0][2], denoiser.calls[0]["prediction"])
+    torch.testing.assert_close(denoiser.calls[3]["self_condition"], control.latents)
+    torch.testing.assert_close(result, control.latents)  # the last step lands on the prediction
 
-    torch.testing.assert_close(sample(denoiser, clamp=clamp, clamp_start=1.0), sample(denoiser))
+
+@pytest.mark.parametrize("name", ["euler", "heun"])
+def test_known_latents_stay_on_the_line_from_their_noise(denoiser, sample, inputs, name):
+    """Replacing predictions is replacing noisy latents at the noise level of each step."""
+    control = Recording(torch.randn(3, 4, 8))
+    sample(denoiser, name, control=control)
+    for noisy_latents, pred_latents, t in control.renoised:
+        assert pred_latents is control.latents
+        expected = (1 - t) * control.latents + t * inputs["noise"]
+        torch.testing.assert_close(noisy_latents, expected, atol=1e-4, rtol=1e-4)
+    assert control.renoised[-1][2] == 0
+
+
+def test_what_a_control_does_to_noisy_latents_is_what_the_next_step_sees(denoiser, sample):
+    class Zero(StepControl):
+        def renoise(self, noisy_latents, pred_latents, t):
+            return torch.zeros_like(noisy_latents)
+
+    result = sample(denoiser, control=Zero())
+    assert not denoiser.calls[1]["noisy_latents"].any()
+    assert not result.any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("strength", [0.2, 0.5, 1.0])
+def test_an_edit_goes_its_share_of_the_way(denoiser, sample, inputs, name, strength):
+    latents = torch.randn(3, 4, 8)
+    scheduler = make_scheduler(name, 4.0)
+    sample(denoiser, name, scheduler=scheduler, start=EditStart(latents, strength))
+    first = denoiser.calls[0]
+    t = first["t"][0]
+    expected = (1 - t) * latents + t * inputs["noise"]
+    torch.testing.assert_close(first["noisy_latents"], expected)
+    num_steps = len({call["t"][0].item() for call in denoiser.calls})
+    assert num_steps == {0.2: 1, 0.5: 3, 1.0: 5}[strength]
+    if "euler" in name:  # takes any time, the others one of their grid
+        assert t == pytest.approx(4 * strength / (1 + 3 * strength), abs=1e-4)
+
+
+def test_an_edit_of_full_strength_is_a_text_from_noise(denoiser, sample):
+    edited = sample(denoiser, start=EditStart(torch.randn(3, 4, 8), 1.0))
+    torch.testing.assert_close(edited, sample(denoiser))

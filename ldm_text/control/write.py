@@ -1,0 +1,144 @@
+"""Write texts with known parts, lengths and constraints, and choose among candidates."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from sacrebleu.metrics.chrf import CHRF
+from torch import Tensor
+
+from ldm_text.control.candidates import (
+    Candidate,
+    WriteOptions,
+    batches,
+    check_options,
+    write_candidates,
+)
+from ldm_text.control.layout import Layout, known_tokens_of
+from ldm_text.control.request import PlannedText, TextRequest, WrittenText, plan_text
+from ldm_text.control.scoring import check_has_score, text_scores
+from ldm_text.control.template import parse_template
+from ldm_text.loading import TextPipeline
+from ldm_text.precision import autocast
+
+
+@dataclass(frozen=True)
+class Written:
+    """What came out for a candidate: its text, its ids ``(S,)``, and the layout it was given."""
+
+    text: str
+    ids: Tensor
+    layout: Layout
+
+
+def write_texts(
+    pipeline: TextPipeline,
+    requests: Sequence[TextRequest],
+    options: WriteOptions | None = None,
+) -> list[WrittenText]:
+    """Write a text for each request.
+
+    Requests that ask for nothing give the texts of ``pipeline.generate`` with the same noise.
+
+    Args:
+        pipeline: The model.
+        requests: What is asked.
+        options: How.
+
+    Returns:
+        The texts, in the order of the requests. Known text stands in them token for token, and the
+        constraints hold.
+
+    Raises:
+        ValueError: Before any computation if a request is impossible; afterwards if no candidate of
+            a request satisfies the constraints.
+    """
+    options = options or WriteOptions()
+    options.check()
+    constraints, seed = options.constraints, options.settings.seed
+    planned = [
+        plan_text(pipeline, request, constraints, options.num_lengths, seed + request.row)
+        for request in requests
+    ]
+    pipeline.check_inputs(
+        [request.source for request in requests], 1, **check_options(pipeline, options)
+    )
+    pipeline.tokenize_prompts([request.source for request in requests], options.settings.truncate)
+    counts = [max(options.num_candidates, len(plan.layouts)) for plan in planned]
+    if max(counts) > 1 and options.choose_by == "score":
+        check_has_score(pipeline)
+    candidates = [
+        Candidate(index, number, plan.layouts[number % len(plan.layouts)])
+        for index, (plan, count) in enumerate(zip(planned, counts, strict=True))
+        for number in range(count)
+    ]
+    found: list[list[Written]] = [[] for _ in requests]
+    for batch in batches(candidates, options.batch_size):
+        texts, sequences = write_candidates(pipeline, planned, batch, options)
+        for candidate, text, ids in zip(batch, texts, sequences, strict=True):
+            found[candidate.index].append(Written(text, ids, candidate.layout))
+    return [
+        choose(pipeline, plan, texts, options) for plan, texts in zip(planned, found, strict=True)
+    ]
+
+
+def infill(
+    pipeline: TextPipeline,
+    template: str,
+    source: str | None = None,
+    options: WriteOptions | None = None,
+) -> WrittenText:
+    """Fill the gaps of one text such as ``The [MASK:3-8] sat on [MASK].``; see ``write_texts``.
+
+    Raises:
+        ValueError: If the template is none, or impossible.
+    """
+    request = TextRequest(tuple(parse_template(template)), source)
+    return write_texts(pipeline, [request], options)[0]
+
+
+def choose(
+    pipeline: TextPipeline,
+    planned: PlannedText,
+    found: Sequence[Written],
+    options: WriteOptions,
+) -> WrittenText:
+    """Keep the best of the candidates that satisfy the constraints.
+
+    Raises:
+        ValueError: If none does.
+    """
+    request = planned.request
+    kept = [entry for entry in found if options.constraints.matches(entry.text)]
+    if not kept:
+        raise ValueError(
+            f"None of {len(found)} candidates of row {request.row} satisfies the constraints; the "
+            f"first reads {found[0].text!r}. Raise `num_candidates`, or change the constraints."
+        )
+    best, scores = 0, None
+    if len(kept) > 1 and options.choose_by == "agreement":
+        best = most_agreed([entry.text for entry in kept])
+    elif len(kept) > 1:
+        sequences = torch.stack([entry.ids for entry in kept])
+        counted = None
+        if len(planned.layouts) > 1:
+            layouts = [entry.layout for entry in kept]
+            known = known_tokens_of(layouts, pipeline.tokenizer, None)
+            counted = known.is_known.to(sequences.device)
+        with autocast(pipeline.device, options.settings.precision):
+            scores = text_scores(pipeline, [request.source] * len(kept), sequences, counted)
+        best = max(range(len(kept)), key=scores.__getitem__)
+    text, ids = kept[best].text, kept[best].ids
+    num_tokens = int((ids != pipeline.tokenizer.pad_token_id).sum())
+    score = None if scores is None else round(scores[best], 4)
+    return WrittenText(text, num_tokens, len(found), score)
+
+
+def most_agreed(texts: Sequence[str]) -> int:
+    """Return the number of the text with the largest mean chrF to the others; ties to the first."""
+    chrf = CHRF()
+    gains = [
+        sum(chrf.sentence_score(text, [other]).score for j, other in enumerate(texts) if j != i)
+        for i, text in enumerate(texts)
+    ]
+    return max(range(len(texts)), key=gains.__getitem__)

@@ -42,28 +42,45 @@ def apply_rotary(x: Tensor, rotary: Rotary) -> Tensor:
 class KeyValueCache:
     """Keys and values of positions that a stack has already seen, for each of its layers.
 
+    The memory for all positions is taken at the first use, so nothing is copied to make room.
+
     Args:
         num_layers: Blocks of the stack.
+        max_length: Most positions, those that are only looked at included.
     """
 
-    def __init__(self, num_layers: int) -> None:
+    def __init__(self, num_layers: int, max_length: int) -> None:
+        self.max_length = max_length
         self.layers: list[tuple[Tensor, Tensor] | None] = [None] * num_layers
+        self.lengths = [0] * num_layers
         self.is_growing = True
 
     def __len__(self) -> int:
-        return 0 if self.layers[0] is None else self.layers[0][0].shape[2]
+        return self.lengths[0]
 
     def join(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Put the kept keys and values before new ones, ``(B, A, T, H / A)``.
 
-        The new ones are kept too, unless ``is_growing`` was set to False.
+        The new ones are kept too, unless ``is_growing`` was set to False. What is returned looks
+        into the cache, and is valid until the next call.
         """
+        start, end = self.lengths[layer], self.lengths[layer] + key.shape[2]
         kept = self.layers[layer]
-        if kept is not None:
-            key, value = torch.cat((kept[0], key), dim=2), torch.cat((kept[1], value), dim=2)
+        if kept is None:
+            shape = (*key.shape[:2], self.max_length, key.shape[3])
+            kept = self.layers[layer] = (key.new_empty(shape), value.new_empty(shape))
+        keys, values = kept
+        keys[:, :, start:end] = key
+        values[:, :, start:end] = value
         if self.is_growing:
-            self.layers[layer] = (key, value)
-        return key, value
+            self.lengths[layer] = end
+        return keys[:, :, :end], values[:, :, :end]
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Forget all rows of the batch but those with the given numbers."""
+        self.layers = [
+            None if kept is None else (kept[0][rows], kept[1][rows]) for kept in self.layers
+        ]
 
 
 class RMSNorm(nn.RMSNorm):

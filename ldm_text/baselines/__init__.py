@@ -4,6 +4,7 @@ Shapes: ``B`` batch, ``K`` tokens of the source, ``S`` tokens of the text, ``T``
 hidden width, ``V`` vocabulary. Diffusion time ``t`` runs from 0 (data) to 1 (noise).
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from ldm_text.baselines.autoregressive import AutoregressiveModel
@@ -15,6 +16,9 @@ from ldm_text.baselines.sedd import SEDDModel
 from ldm_text.baselines.uniform import UniformDiffusionModel
 
 if TYPE_CHECKING:
+    from ldm_text.baselines.pretrained import PretrainedTokenModel
+    from ldm_text.baselines.self_distillation import SelfDistillation
+    from ldm_text.baselines.self_distillation_training import LitSelfDistillation
     from ldm_text.baselines.training import LitTokenModel
 
 __all__ = [
@@ -22,17 +26,25 @@ __all__ = [
     "BlockDiffusionModel",
     "D3PMAbsorbingModel",
     "EmbeddingDiffusionModel",
+    "LitSelfDistillation",
     "LitTokenModel",
     "MaskedDiffusionModel",
+    "PretrainedTokenModel",
     "SEDDModel",
+    "SelfDistillation",
     "UniformDiffusionModel",
 ]
+
+TRAINING = {
+    "LitSelfDistillation": "self_distillation_training",
+    "LitTokenModel": "training",
+    "PretrainedTokenModel": "pretrained",
+    "SelfDistillation": "self_distillation",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use: whoever only generates must not wait for Lightning."""
-    if name == "LitTokenModel":
-        from ldm_text.baselines.training import LitTokenModel
-
-        return LitTokenModel
+    if name in TRAINING:
+        return getattr(importlib.import_module(f"{__name__}.{TRAINING[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,12 +7,13 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from autoencoder.transformer import KeyValueCache
+from ldm_text.baselines.autoregressive_sampling import RunningTexts, write_texts
+from ldm_text.baselines.known_token_checks import check_prefix
 from ldm_text.baselines.network import SOURCE, TEXT, TokenTransformer, text_positions
-from ldm_text.baselines.sampling import draw_categories, token_probs
 from ldm_text.baselines.sequences import TokenBatch
-from ldm_text.baselines.token_model import BoundKind, TokenModel
+from ldm_text.baselines.token_model import BoundKind, KnownTokenSupport, TokenModel
 from ldm_text.generation import Generators
+from ldm_text.known_tokens import KnownTokens
 
 
 class AutoregressiveModel(TokenModel):
@@ -25,6 +26,7 @@ class AutoregressiveModel(TokenModel):
     bound_kind: ClassVar[BoundKind | None] = "exact"
     sampler_options: ClassVar[tuple[str, ...]] = ("temperature", "top_p", "use_cache")
     takes_num_inference_steps: ClassVar[bool] = False
+    known_token_support: ClassVar[KnownTokenSupport] = "prefix"
 
     @register_to_config
     def __init__(
@@ -104,6 +106,7 @@ class AutoregressiveModel(TokenModel):
         """Sum the cross-entropy of each text; it is exact and draws nothing."""
         return self.token_losses(batch).sum(dim=1)
 
+    @torch.no_grad()
     def generate_ids(
         self,
         batch: TokenBatch,
@@ -113,8 +116,12 @@ class AutoregressiveModel(TokenModel):
         temperature: float = 1.0,
         top_p: float = 1.0,
         use_cache: bool = True,
+        known_tokens: KnownTokens | None = None,
     ) -> tuple[Tensor, int]:
         """Draw one token after the other until every text has ended.
+
+        What all texts are known to begin with is read in one call. Texts that have ended leave the
+        batch.
 
         Args:
             batch: Sources.
@@ -124,34 +131,20 @@ class AutoregressiveModel(TokenModel):
             temperature: Divides the logits; 0 always takes the likeliest token.
             top_p: Draw among the likeliest tokens that together have this probability.
             use_cache: Keep keys and values; without, all is computed again for each token.
+            known_tokens: Tokens that the texts must hold: those that they begin with, the end, and
+                pad tokens behind it.
 
         Raises:
-            ValueError: If an argument is out of range or has no effect.
+            ValueError: If an argument is out of range or has no effect, or a token is known behind
+                one that is not.
         """
         if num_inference_steps is not None:
             raise ValueError(
                 "`num_inference_steps` has no effect: an autoregressive model takes a step for "
                 f"each token. Leave it out, got {num_inference_steps}."
             )
-        config, num_source = self.config, batch.source_ids.shape[1]
-        ids = batch.input_ids.new_full((len(batch), num_tokens), config.pad_token_id)
-        ended = torch.zeros(len(batch), dtype=torch.bool, device=ids.device)
-        full_mask = self.attention_mask(batch.source_mask, num_tokens)
-        positions = text_positions(num_source, num_tokens, ids.device)
-        embedded = self.network.embed(batch.source_ids, SOURCE)
-        cache = KeyValueCache(config.num_layers) if use_cache else None
-        for step in range(num_tokens):
-            end = num_source + step
-            start = end - embedded.shape[1]
-            hidden = self.network(
-                embedded, positions[start:end], full_mask[:, :, start:end, :end], cache=cache
-            )
-            probs = token_probs(self.token_logits(hidden[:, -1]), temperature, top_p)
-            drawn = draw_categories(probs, generator)
-            ids[:, step] = drawn.masked_fill(ended, config.pad_token_id)
-            ended = ended | (drawn == config.end_token_id)
-            if bool(ended.all()):
-                return ids, step + 1
-            new = self.network.embed(ids[:, step : step + 1], TEXT)
-            embedded = new if use_cache else torch.cat((embedded, new), dim=1)
-        return ids, num_tokens
+        known = None if known_tokens is None or known_tokens.is_empty else known_tokens
+        if known is not None:
+            check_prefix(known, self.config.pad_token_id, self.config.end_token_id)
+        texts = RunningTexts(self, batch, num_tokens, use_cache)
+        return write_texts(texts, num_tokens, generator, temperature, top_p, known)

@@ -18,9 +18,10 @@ from ldm_text.baselines.masked_samplers import ranks
 from ldm_text.baselines.network import SOURCE, TEXT, TokenTransformer
 from ldm_text.baselines.sampling import uniform
 from ldm_text.baselines.sequences import TokenBatch
-from ldm_text.baselines.token_model import BoundKind, TokenModel
+from ldm_text.baselines.token_model import BoundKind, KnownTokenSupport, TokenModel
 from ldm_text.baselines.token_predictor import TokenPredictor
 from ldm_text.generation import Generators
+from ldm_text.known_tokens import KnownTokens
 
 
 class BlockDiffusionModel(TokenModel):
@@ -31,6 +32,7 @@ class BlockDiffusionModel(TokenModel):
     """
 
     bound_kind: ClassVar[BoundKind | None] = "upper bound"
+    known_token_support: ClassVar[KnownTokenSupport] = "any"
     sampler_options: ClassVar[tuple[str, ...]] = (
         "sampler",
         "temperature",
@@ -234,6 +236,7 @@ class BlockDiffusionModel(TokenModel):
         """Estimate an upper bound of ``-log p(text | source)`` of each row, see the draws."""
         return self.likelihood_draws(batch, num_draws, generator).mean(dim=1)
 
+    @torch.no_grad()
     def generate_ids(
         self,
         batch: TokenBatch,
@@ -245,8 +248,11 @@ class BlockDiffusionModel(TokenModel):
         top_p: float = 1.0,
         guidance_scale: float = 1.0,
         use_cache: bool = True,
+        known_tokens: KnownTokens | None = None,
     ) -> tuple[Tensor, int]:
         """Reveal block after block, until every text has ended.
+
+        A block does not see the tokens that are known in blocks behind it.
 
         Args:
             batch: Sources.
@@ -261,15 +267,16 @@ class BlockDiffusionModel(TokenModel):
             guidance_scale: Weight of classifier-free guidance; 1 is off and costs nothing.
             use_cache: Keep keys and values of the source and of finished blocks; without, all is
                 computed again at each step.
+            known_tokens: Tokens that the texts must hold, at any places, and those they must not.
 
         Raises:
             ValueError: If an argument is out of range or has no effect.
         """
-        reader = BlockReader(self, batch, guidance_scale, use_cache)
+        num_blocks = self.count_blocks(num_tokens)
+        reader = BlockReader(self, batch, num_tokens, guidance_scale, use_cache, known_tokens)
         predictor = TokenPredictor(
             reader.log_probs, self.config.mask_token_id, generator, temperature, top_p
         )
-        num_blocks = self.count_blocks(num_tokens)
         ids = sample_blocks(sampler, reader, predictor, num_blocks, num_inference_steps)
         return F.pad(ids, (0, num_tokens - ids.shape[1]), value=self.config.pad_token_id), (
             reader.num_calls

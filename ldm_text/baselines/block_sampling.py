@@ -12,6 +12,7 @@ from ldm_text.baselines.masked_samplers import equal_quotas, run_sampler
 from ldm_text.baselines.network import SOURCE, TEXT
 from ldm_text.baselines.sequences import TokenBatch
 from ldm_text.baselines.token_predictor import TokenPredictor
+from ldm_text.known_tokens import KnownTokens
 
 if TYPE_CHECKING:
     from ldm_text.baselines.block_diffusion import BlockDiffusionModel
@@ -26,8 +27,10 @@ class BlockReader:
     Args:
         model: The model.
         batch: Sources.
+        num_tokens: Most tokens of a text.
         guidance_scale: Weight of classifier-free guidance; 1 is off.
         use_cache: Keep keys and values of what is finished.
+        known: Tokens that the texts must hold, ``(B, S)``.
 
     Attributes:
         num_rows: Rows to predict.
@@ -38,10 +41,13 @@ class BlockReader:
         self,
         model: "BlockDiffusionModel",
         batch: TokenBatch,
+        num_tokens: int,
         guidance_scale: float = 1.0,
         use_cache: bool = True,
+        known: KnownTokens | None = None,
     ) -> None:
         self.model = model
+        self.known = None if known is None or known.is_empty else known
         self.num_rows = len(batch)
         self.guidance_scale = guidance_scale
         if guidance_scale != 1:
@@ -51,7 +57,8 @@ class BlockReader:
         self.num_calls = 0
         self.cache: KeyValueCache | None = None
         if use_cache:
-            self.cache = KeyValueCache(model.config.num_layers)
+            length = batch.source_ids.shape[1] + num_tokens
+            self.cache = KeyValueCache(model.config.num_layers, length)
             self.extend_cache(model.network.embed(batch.source_ids, SOURCE))
 
     def both_branches(self, ids: Tensor) -> Tensor:
@@ -91,11 +98,32 @@ class BlockReader:
         return self.model.predict_logits(self.batch, block_ids, self.finished_ids, start)
 
     def log_probs(self, block_ids: Tensor) -> Tensor:
-        """Predict log-probabilities ``(B, T, V)`` under guidance, for each row of the sources."""
+        """Predict log-probabilities ``(B, T, V)`` under guidance, for each row of the sources.
+
+        Tokens that must not come out have ``-inf``.
+        """
         log_probs = self.logits(self.both_branches(block_ids)).log_softmax(dim=-1)
-        if self.guidance_scale == 1:
+        if self.guidance_scale != 1:
+            log_probs = guide(log_probs, self.guidance_scale).log_softmax(dim=-1)
+        if self.known is None:
             return log_probs
-        return guide(log_probs, self.guidance_scale).log_softmax(dim=-1)
+        config, start = self.model.config, self.finished_ids.shape[1]
+        special = (config.pad_token_id, config.end_token_id, config.mask_token_id)
+        return self.known.mask_logits(log_probs, *special, start=start).log_softmax(dim=-1)
+
+    def next_block(self) -> tuple[Tensor, Tensor]:
+        """Lay out the next block: masked, and known tokens where there are any.
+
+        Returns:
+            Token ids ``(B, T)``, and True where a known pad token says that the text has ended.
+        """
+        config, start = self.model.config, self.finished_ids.shape[1]
+        shape = (self.num_rows, config.block_length)
+        ids = self.finished_ids.new_full(shape, config.mask_token_id)
+        if self.known is not None:
+            span = slice(start, start + config.block_length)
+            ids = torch.where(self.known.is_known[:, span], self.known.ids[:, span], ids)
+        return ids, (ids == config.pad_token_id).any(dim=1)
 
 
 def sample_blocks(
@@ -133,16 +161,15 @@ def sample_blocks(
             f"`num_inference_steps` must be at least the number of blocks, {num_blocks}, got "
             f"{num_inference_steps}."
         )
-    shape = (reader.num_rows, config.block_length)
     ended = torch.zeros(reader.num_rows, dtype=torch.bool, device=source_ids.device)
     blocks: list[Tensor] = []
     for steps in equal_quotas(num_steps, num_blocks):
         if blocks:
             reader.read(blocks[-1])
-        masked = source_ids.new_full(shape, config.mask_token_id)
+        masked, ends_here = reader.next_block()
         drawn = run_sampler(sampler, predictor, masked, steps)
         blocks.append(drawn.masked_fill(ended[:, None], config.pad_token_id))
-        ended = ended | (drawn == config.end_token_id).any(dim=1)
+        ended = ended | ends_here | (drawn == config.end_token_id).any(dim=1)
         if bool(ended.all()):
             break
     return torch.cat(blocks, dim=1)

@@ -22,6 +22,7 @@ from ldm_text.baselines.sequences import TokenBatch
 from ldm_text.baselines.time_grid import on_grid, sampling_times
 from ldm_text.baselines.token_model import BoundKind
 from ldm_text.generation import Generators
+from ldm_text.known_tokens import KnownTokens
 
 
 class D3PMAbsorbingModel(TimeAveragedModel):
@@ -161,6 +162,7 @@ class D3PMAbsorbingModel(TimeAveragedModel):
         temperature: float = 1.0,
         top_p: float = 1.0,
         guidance_scale: float = 1.0,
+        known_tokens: KnownTokens | None = None,
     ) -> tuple[Tensor, int]:
         """Unmask a text by ancestral sampling.
 
@@ -173,6 +175,7 @@ class D3PMAbsorbingModel(TimeAveragedModel):
             temperature: Divides the logits of the clean tokens; 0 takes the likeliest.
             top_p: Draw among the likeliest tokens that together have this probability.
             guidance_scale: Weight of classifier-free guidance, 1 is off.
+            known_tokens: Tokens that the texts must hold, at any places, and those they must not.
 
         Raises:
             ValueError: If an argument is out of range.
@@ -180,15 +183,20 @@ class D3PMAbsorbingModel(TimeAveragedModel):
         config = self.config
         times = sampling_times(num_inference_steps, num_tokens, config.num_train_steps)
         ids = batch.source_ids.new_full((len(batch), num_tokens), config.mask_token_id)
+        if known_tokens is not None:
+            ids = known_tokens.put(ids)
         for t, next_t in pairwise(times):
             log_probs = self.guided_log_probs(
                 batch, ids, torch.full((len(batch),), t, device=ids.device), guidance_scale
             )
+            log_probs = self.allowed_log_probs(log_probs, known_tokens)
             weights = (t - next_t) * token_probs(log_probs, temperature, top_p)
             weights[..., config.mask_token_id] = next_t  # all relative to t
             drawn = draw_categories(weights, generator)
             is_drawn = ids == config.mask_token_id
             if next_t == 0 and not config.masked_model_tricks:
                 is_drawn = torch.ones_like(is_drawn)
+            if known_tokens is not None:
+                is_drawn = is_drawn & ~known_tokens.is_known
             ids = torch.where(is_drawn, drawn, ids)
         return ids, len(times) - 1

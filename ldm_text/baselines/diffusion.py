@@ -1,6 +1,7 @@
 """What the discrete diffusion baselines share: a network that sees source and noisy text."""
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,8 @@ from torch import Tensor
 
 from ldm_text.baselines.network import SOURCE, TEXT, text_positions
 from ldm_text.baselines.sequences import TokenBatch
-from ldm_text.baselines.token_model import TokenModel
+from ldm_text.baselines.token_model import KnownTokenSupport, TokenModel
+from ldm_text.known_tokens import KnownTokens
 
 
 class TokenDiffusionModel(TokenModel):
@@ -17,6 +19,8 @@ class TokenDiffusionModel(TokenModel):
     All ``S`` positions of a row are modelled, the pad tokens behind the end like any other token:
     where the text ends is part of what is generated.
     """
+
+    known_token_support: ClassVar[KnownTokenSupport] = "any"
 
     def predict_logits(self, batch: TokenBatch, noisy_ids: Tensor, t: Tensor | None) -> Tensor:
         """Score the tokens at each position of the text.
@@ -58,6 +62,16 @@ class TokenDiffusionModel(TokenModel):
         times = None if t is None else t.repeat(2)
         logits = self.predict_logits(both, noisy_ids.repeat(2, 1), times)
         return guide(logits.log_softmax(dim=-1), guidance_scale).log_softmax(dim=-1)
+
+    def allowed_log_probs(self, log_probs: Tensor, known: KnownTokens | None) -> Tensor:
+        """Leave only what ``known`` allows of log-probabilities ``(B, S, V)``, and normalize it."""
+        if known is None or known.is_empty:
+            return log_probs
+        config = self.config
+        masked = known.mask_logits(
+            log_probs, config.pad_token_id, config.end_token_id, config.mask_token_id
+        )
+        return masked.log_softmax(dim=-1)
 
 
 def guide(scores: Tensor, guidance_scale: float) -> Tensor:

@@ -23,8 +23,9 @@ from ldm_text.baselines.embedding_schedule import (
 from ldm_text.baselines.network import TokenTransformer, text_positions
 from ldm_text.baselines.sampling import uniform
 from ldm_text.baselines.sequences import TokenBatch
-from ldm_text.baselines.token_model import BoundKind, TokenModel
+from ldm_text.baselines.token_model import BoundKind, KnownTokenSupport, TokenModel
 from ldm_text.generation import Generators
+from ldm_text.known_tokens import KnownTokens
 
 
 class EmbeddingDiffusionModel(TokenModel):
@@ -37,6 +38,7 @@ class EmbeddingDiffusionModel(TokenModel):
     """
 
     bound_kind: ClassVar[BoundKind | None] = "upper bound"
+    known_token_support: ClassVar[KnownTokenSupport] = "any"
     sampler_options: ClassVar[tuple[str, ...]] = ("sampler", "clamp_start", "guidance_scale")
 
     @register_to_config
@@ -118,9 +120,14 @@ class EmbeddingDiffusionModel(TokenModel):
         logits = self.rounding_logits(embeddings).transpose(1, 2)
         return F.cross_entropy(logits, ids, reduction="none")
 
-    def nearest(self, embeddings: Tensor) -> Tensor:
-        """Move each of ``(B, T, D)`` to the nearest embedding of a token."""
-        return self.embed(self.rounding_logits(embeddings).argmax(dim=-1))
+    def nearest_ids(self, embeddings: Tensor, known: KnownTokens | None = None) -> Tensor:
+        """Find the tokens nearest to ``(B, S, D)``, ``(B, S)``; only what ``known`` allows."""
+        logits = self.rounding_logits(embeddings)
+        if known is None:
+            return logits.argmax(dim=-1)
+        config = self.config
+        special = (config.pad_token_id, config.end_token_id, config.mask_token_id)
+        return known.put(known.mask_logits(logits, *special).argmax(dim=-1))
 
     def alphas_cumprod(self, device: torch.device) -> Tensor:
         """Share of signal left at each timestep, float64 ``(num_train_timesteps,)``."""
@@ -268,8 +275,11 @@ class EmbeddingDiffusionModel(TokenModel):
         sampler: EmbeddingSamplerName = "ddpm",
         clamp_start: float = 1.0,
         guidance_scale: float = 1.0,
+        known_tokens: KnownTokens | None = None,
     ) -> tuple[Tensor, int]:
         """Turn noise into embeddings, and these into the nearest tokens.
+
+        The embedding of a known token is the prediction at its position at each step.
 
         Args:
             batch: Sources.
@@ -280,6 +290,7 @@ class EmbeddingDiffusionModel(TokenModel):
             clamp_start: Share of the steps, in [0, 1], after which each prediction is moved to the
                 nearest embeddings (the clamping trick, Li et al. 2022, section 4.2); 1 is never.
             guidance_scale: Weight of classifier-free guidance; 1 is off and costs nothing.
+            known_tokens: Tokens that the texts must hold, at any places, and those they must not.
 
         Raises:
             ValueError: If an argument is out of range.
@@ -289,6 +300,14 @@ class EmbeddingDiffusionModel(TokenModel):
             num_inference_steps, default=min(num_tokens, num_train_timesteps)
         )
         embeddings = sample_embeddings(
-            self, batch, num_tokens, generator, num_steps, sampler, clamp_start, guidance_scale
+            self,
+            batch,
+            num_tokens,
+            generator,
+            num_steps,
+            sampler,
+            clamp_start,
+            guidance_scale,
+            known_tokens,
         )
-        return self.rounding_logits(embeddings).argmax(dim=-1), num_steps
+        return self.nearest_ids(embeddings, known_tokens), num_steps

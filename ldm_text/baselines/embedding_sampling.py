@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ldm_text.baselines.sequences import TokenBatch
 from ldm_text.generation import Generators
+from ldm_text.known_tokens import KnownTokens
 
 if TYPE_CHECKING:
     from ldm_text.baselines.embedding_diffusion import EmbeddingDiffusionModel
@@ -99,6 +100,7 @@ def sample_embeddings(
     sampler: EmbeddingSamplerName = "ddpm",
     clamp_start: float = 1.0,
     guidance_scale: float = 1.0,
+    known: KnownTokens | None = None,
 ) -> Tensor:
     """Turn noise into embeddings.
 
@@ -112,6 +114,7 @@ def sample_embeddings(
         clamp_start: Share of the steps, in [0, 1], after which predictions are moved to the nearest
             embeddings.
         guidance_scale: Weight of classifier-free guidance.
+        known: Tokens that the texts must hold, ``(B, S)``.
 
     Returns:
         The last prediction ``(B, S, D)``.
@@ -132,7 +135,10 @@ def sample_embeddings(
         now = timesteps[index].expand(len(batch))
         predicted = guided_embeddings(model, batch, noisy, now, predicted, guidance_scale)
         if step >= clamp_start * num_inference_steps:
-            predicted = model.nearest(predicted)
+            predicted = model.embed(model.nearest_ids(predicted, known))
+        elif known is not None:
+            kept = model.embed(known.put(torch.zeros_like(known.ids)))
+            predicted = torch.where(known.is_known[..., None], kept, predicted)
         noisy = scheduler.step(
             predicted, index, noisy, eta=ETAS[sampler], generator=generator, return_dict=False
         )[0]

@@ -20,6 +20,7 @@ from ldm_text.baselines.sequences import TokenBatch
 from ldm_text.baselines.token_model import BoundKind
 from ldm_text.baselines.token_predictor import TokenPredictor
 from ldm_text.generation import Generators
+from ldm_text.known_tokens import KnownTokens
 
 
 class MaskedDiffusionModel(TokenDiffusionModel):
@@ -159,8 +160,9 @@ class MaskedDiffusionModel(TokenDiffusionModel):
         block_length: int | None = None,
         eta: float | None = None,
         entropy_bound: float | None = None,
+        known_tokens: KnownTokens | None = None,
     ) -> tuple[Tensor, int]:
-        """Reveal the tokens of texts that are all masked.
+        """Reveal the tokens of texts that are masked where nothing is known.
 
         Args:
             batch: Sources.
@@ -175,17 +177,21 @@ class MaskedDiffusionModel(TokenDiffusionModel):
             block_length: Tokens of a block of ``confidence``; by default there is one block.
             eta: Strength of remasking of ``remdm_cap`` and ``remdm_rescale``, in [0, 1].
             entropy_bound: Nats that ``entropy_bound`` reveals at once.
+            known_tokens: Tokens that the texts must hold, at any places, and those they must not.
 
         Raises:
             ValueError: If an argument is out of range or has no effect.
         """
 
         def predict(ids: Tensor) -> Tensor:
-            return self.guided_log_probs(batch, ids, None, guidance_scale)
+            log_probs = self.guided_log_probs(batch, ids, None, guidance_scale)
+            return self.allowed_log_probs(log_probs, known_tokens)
 
         mask_token_id = self.config.mask_token_id
         predictor = TokenPredictor(predict, mask_token_id, generator, temperature, top_p)
         ids = batch.source_ids.new_full((len(batch), num_tokens), mask_token_id)
+        if known_tokens is not None:
+            ids = known_tokens.put(ids)
         ids = run_sampler(
             sampler,
             predictor,

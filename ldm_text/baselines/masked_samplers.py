@@ -1,12 +1,14 @@
 """Samplers of masked diffusion: from a text of mask tokens to a text without.
 
 The network is not conditioned on time, so a prediction depends on the visible tokens alone, and a
-sampler is nothing but a rule which tokens become visible at which call, or are masked again. Those
-that follow a grid of times stand in ``remasking``, the others here. Only ``first_hitting`` draws
+sampler is nothing but a rule which tokens become visible at which call, or are masked again. What
+is visible at the start stays what it is. The samplers that follow a grid of times stand in
+``remasking``, the others here. Only ``first_hitting`` draws
 exactly from the model; whatever reveals several tokens in one call takes them as independent.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
@@ -33,6 +35,21 @@ def equal_quotas(num_tokens: int, num_steps: int) -> list[int]:
     return [num_tokens // num_steps + (step < num_tokens % num_steps) for step in range(num_steps)]
 
 
+def shared_bounds(num_masked: Tensor, num_steps: int) -> Tensor:
+    """Share the masked tokens of each row out as ``equal_quotas`` does.
+
+    Args:
+        num_masked: Tokens of each row, ``(B,)``.
+        num_steps: Number of steps.
+
+    Returns:
+        How many are revealed before each step and after the last one, ``(num_steps + 1, B, 1)``.
+    """
+    step = torch.arange(num_steps + 1, device=num_masked.device)[:, None]
+    bounds = step * (num_masked // num_steps) + torch.minimum(step, num_masked % num_steps)
+    return bounds[..., None]
+
+
 def ranks(values: Tensor) -> Tensor:
     """Number the values of each row of ``(B, S)`` from 0 for the smallest; ties from the left."""
     return values.argsort(dim=1, stable=True).argsort(dim=1)
@@ -54,11 +71,12 @@ def check_at_most_one_call_a_token(num_inference_steps: int, num_tokens: int) ->
 def random_order(predictor: TokenPredictor, ids: Tensor, num_inference_steps: int) -> Tensor:
     """Reveal equally many tokens at each call, in random order."""
     check_at_most_one_call_a_token(num_inference_steps, ids.shape[1])
-    rank, start = ranks(predictor.uniform(ids)), 0
-    for quota in equal_quotas(ids.shape[1], num_inference_steps):
-        tokens = predictor.draw(predictor.probs(predictor.log_probs(ids)))
-        ids = torch.where((rank >= start) & (rank < start + quota), tokens, ids)
-        start += quota
+    is_masked = ids == predictor.mask_token_id
+    rank = ranks(predictor.uniform(ids).masked_fill(~is_masked, torch.inf))
+    bounds = shared_bounds(is_masked.sum(dim=1), num_inference_steps)
+    for start, end in pairwise(bounds):
+        _, tokens = predictor.predict_and_draw(ids)
+        ids = torch.where((rank >= start) & (rank < end), tokens, ids)
     return ids
 
 
@@ -114,13 +132,15 @@ def confidence(
         )
     block = torch.arange(num_tokens, device=ids.device) // block_length
     for index in range(num_blocks):
-        for quota in equal_quotas(block_length, num_inference_steps // num_blocks):
-            log_probs = predictor.log_probs(ids)
-            tokens = predictor.draw(predictor.probs(log_probs))
+        num_open = ((ids == predictor.mask_token_id) & (block == index)).sum(dim=1)
+        for start, end in pairwise(shared_bounds(num_open, num_inference_steps // num_blocks)):
+            log_probs, tokens = predictor.predict_and_draw(ids)
+            if log_probs.shape[-1] == 0:
+                continue
             surety = log_probs.gather(-1, tokens[..., None])[..., 0]
             is_open = (ids == predictor.mask_token_id) & (block == index)
             rank = ranks((-surety).masked_fill(~is_open, torch.inf))
-            ids = torch.where(rank < quota, tokens, ids)
+            ids = torch.where(is_open & (rank < end - start), tokens, ids)
     return ids
 
 
@@ -187,7 +207,7 @@ def run_sampler(
     Args:
         name: Which sampler.
         predictor: What predicts tokens and draws them.
-        ids: Texts of mask tokens.
+        ids: Texts of mask tokens, and of tokens that are known.
         num_inference_steps: Steps; ``None`` takes one for each token.
         options: Options of single samplers; ``None`` is one that was not given.
 

@@ -8,11 +8,14 @@ from diffusers import DiffusionPipeline
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
+from ldm_text.baselines.known_token_checks import check_known_tokens
 from ldm_text.baselines.sequences import prompt_batch
-from ldm_text.baselines.token_model import TokenModel
-from ldm_text.checkpoint import check_token_pipeline_folder, load_quietly, read_json
+from ldm_text.baselines.token_model import KnownTokenSupport, TokenModel
+from ldm_text.checkpoint import check_token_pipeline_folder, load_quietly
+from ldm_text.component_files import read_options
 from ldm_text.components import check_special_tokens
 from ldm_text.generation import GenerationOutput, Generators
+from ldm_text.known_tokens import KnownTokens
 from ldm_text.prompts import check_prompts, tokenize_prompts
 from ldm_text.tokenizer import load_tokenizer
 
@@ -45,6 +48,11 @@ class TokenPipeline(DiffusionPipeline):
         return self.token_model.sampler_options
 
     @property
+    def known_token_support(self) -> KnownTokenSupport:
+        """Which known tokens the model can keep."""
+        return self.token_model.known_token_support
+
+    @property
     def default_num_inference_steps(self) -> int | None:
         """Number of steps: one for each token, or none where that goes without saying."""
         takes_steps = self.token_model.takes_num_inference_steps
@@ -66,7 +74,7 @@ class TokenPipeline(DiffusionPipeline):
         folder = Path(path)
         # The stock loader wants the base class of each part in the module of its class.
         model_class = check_token_pipeline_folder(folder)
-        index = read_json(folder / "model_index.json")
+        index = read_options(folder / "model_index.json")
         pipeline = cls(
             load_tokenizer(folder / "tokenizer"),
             load_quietly(model_class.from_pretrained, folder / "token_model", {}),
@@ -92,14 +100,19 @@ class TokenPipeline(DiffusionPipeline):
         prompts: list[str | None],
         num_samples: int = 1,
         generator: Generators = None,
+        known_tokens: KnownTokens | None = None,
         **options: Any,
     ) -> dict[str, Any]:
         """Check the arguments of ``generate`` and return the options that are set.
 
         Raises:
-            ValueError: If an argument is out of range, or has no effect for this model.
+            ValueError: If an argument is out of range, or has no effect for this model, or the
+                model cannot keep such tokens.
         """
         check_prompts(prompts, num_samples, generator)
+        if known_tokens is not None:
+            num_tokens = self.config.max_length_tokens
+            check_known_tokens(known_tokens, self.token_model, len(prompts), num_tokens)
         options = {name: value for name, value in options.items() if value is not None}
         known = ("num_inference_steps", *self.token_model.sampler_options)
         for name, value in options.items():
@@ -120,6 +133,7 @@ class TokenPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         truncate: bool = False,
+        known_tokens: KnownTokens | None = None,
         **options: Any,
     ) -> GenerationOutput:
         """Generate texts, in one batch; see ``TextGenerator.generate``.
@@ -132,25 +146,33 @@ class TokenPipeline(DiffusionPipeline):
                 own number.
             guidance_scale: Weight of classifier-free guidance.
             truncate: Cut prompts that are too long instead of refusing them.
+            known_tokens: Tokens that the texts must hold, a row for each prompt; which ones can be
+                kept tells the model's ``known_token_support``.
             options: What else the model's sampler takes, see its ``sampler_options``.
 
         Raises:
-            ValueError: If an argument is out of range, or has no effect for this model.
+            ValueError: If an argument is out of range, or has no effect for this model, or the
+                model cannot keep such tokens.
         """
         options = self.check_inputs(
             prompts,
             num_samples,
             generator,
+            known_tokens,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             **options,
         )
         rows = [ids for ids in self.tokenize_prompts(prompts, truncate) for _ in range(num_samples)]
         batch = prompt_batch(rows, self.tokenizer.eos_token_id, self.device)
+        if known_tokens is not None and not known_tokens.is_empty:
+            options["known_tokens"] = known_tokens.repeat(num_samples).to(self.device)
         ids, num_calls = self.token_model.generate_ids(
             batch, self.config.max_length_tokens, generator, **options
         )
-        ended = (ids == self.tokenizer.eos_token_id).cumsum(dim=1) > 0
-        ids = ids.masked_fill(ended, self.tokenizer.pad_token_id)
+        is_end = ids == self.tokenizer.eos_token_id
+        if known := options.get("known_tokens"):
+            is_end = is_end | (known.is_known & (known.ids == self.tokenizer.pad_token_id))
+        ids = ids.masked_fill(is_end.cumsum(dim=1) > 0, self.tokenizer.pad_token_id)
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return GenerationOutput(texts, ids, num_calls)

@@ -23,9 +23,10 @@ def remask(
     The reverse process of Wang et al. (2025, arXiv:2503.00307): ``remask_prob`` maps its largest
     possible value, with which the marginals stay those of masked diffusion, to the probability that
     a visible token is masked again. The network runs only where a token has changed since its last
-    call, and one is masked.
+    call, and one is masked. Tokens that are visible at the start are known, and never masked.
     """
-    probs, is_stale = torch.empty(0), True
+    is_known = ids != predictor.mask_token_id
+    probs, is_stale = None, True
     for step in range(num_inference_steps, 0, -1):
         t, s = step / num_inference_steps, (step - 1) / num_inference_steps
         remask_now = remask_prob(1.0 if step == num_inference_steps else min(1, s / (1 - t)))
@@ -35,9 +36,11 @@ def remask(
         if is_stale and bool(is_masked.any()):
             probs, is_stale = predictor.probs(predictor.log_probs(ids)), False
         # Drawn at each step, needed or not: a row's randomness must not depend on the others.
-        tokens, number = predictor.draw(probs), predictor.uniform(ids)
+        tokens = predictor.draw_nothing(ids) if probs is None else predictor.draw(probs)
+        number = predictor.uniform(ids)
         after = torch.where(is_masked & (number < reveal_now), tokens, ids)
-        after = after.masked_fill(~is_masked & (number < remask_now), predictor.mask_token_id)
+        is_remasked = ~is_masked & ~is_known & (number < remask_now)
+        after = after.masked_fill(is_remasked, predictor.mask_token_id)
         is_stale = is_stale or not torch.equal(after, ids)
         ids = after
     return ids

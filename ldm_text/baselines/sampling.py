@@ -29,8 +29,21 @@ def draw_categories(probs: Tensor, generator: Generators) -> Tensor:
     Returns:
         Categories ``(B, ...)``.
     """
+    return categories_at(probs, uniform(probs.shape[:-1], generator, probs.device))
+
+
+def categories_at(probs: Tensor, share: Tensor) -> Tensor:
+    """Find the categories at which the distribution functions reach a share of their total.
+
+    Args:
+        probs: Non-negative weights ``(B, ..., V)``, not all zero; they need not sum to one.
+        share: Float64 numbers in [0, 1), ``(B, ...)``.
+
+    Returns:
+        Categories ``(B, ...)``.
+    """
     cumulative = probs.double().cumsum(dim=-1)
-    threshold = uniform(probs.shape[:-1], generator, probs.device)[..., None] * cumulative[..., -1:]
+    threshold = share[..., None] * cumulative[..., -1:]
     drawn = torch.searchsorted(cumulative, threshold, right=True)[..., 0]
     return drawn.clamp(max=probs.shape[-1] - 1)  # a product may round up to the total
 

@@ -21,6 +21,7 @@ from ldm_text.baselines.sequences import TokenBatch
 from ldm_text.baselines.time_grid import sampling_times
 from ldm_text.baselines.token_model import BoundKind
 from ldm_text.generation import Generators
+from ldm_text.known_tokens import KnownTokens
 
 # No token is masked at time 0, but a row that has one near 0 pays for it in proportion to 1 / t.
 MIN_TIME = 1e-6
@@ -149,6 +150,7 @@ class SEDDModel(TimeAveragedModel):
         temperature: float = 1.0,
         top_p: float = 1.0,
         guidance_scale: float = 1.0,
+        known_tokens: KnownTokens | None = None,
     ) -> tuple[Tensor, int]:
         """Unmask a text by analytic (Tweedie) steps; the last one denoises what is left.
 
@@ -164,6 +166,8 @@ class SEDDModel(TimeAveragedModel):
                 token a position becomes, not when.
             top_p: Draw among the likeliest tokens that together have this share of the scores.
             guidance_scale: Weight of classifier-free guidance, 1 is off.
+            known_tokens: Tokens that the texts must hold, at any places, and those they must not.
+                They, too, decide which token a position becomes, not when.
 
         Raises:
             ValueError: If an argument is out of range.
@@ -171,11 +175,14 @@ class SEDDModel(TimeAveragedModel):
         mask = self.config.mask_token_id
         times = sampling_times(num_inference_steps, num_tokens, None)
         ids = batch.source_ids.new_full((len(batch), num_tokens), mask)
+        if known_tokens is not None:
+            ids = known_tokens.put(ids)
         for t, next_t in pairwise(times):
             now = torch.full((len(batch),), t, device=ids.device)
             log_ratios = self.log_ratios(batch, ids, now, guidance_scale).double()
             weights = log_ratios.exp().sum(dim=-1, keepdim=True)
-            weights = weights * token_probs(log_ratios, temperature, top_p)
+            log_probs = self.allowed_log_probs(log_ratios, known_tokens)
+            weights = weights * token_probs(log_probs, temperature, top_p)
             weights[..., mask] = stay_weight(weights, t, next_t)
             ids = torch.where(ids == mask, draw_categories(weights, generator), ids)
         return ids, len(times) - 1

@@ -10,8 +10,10 @@ from torch import Tensor
 from ldm_text.baselines.network import TokenTransformer
 from ldm_text.baselines.sequences import TokenBatch
 from ldm_text.generation import Generators
+from ldm_text.known_tokens import KnownTokens
 
 BoundKind = Literal["exact", "upper bound"]
+KnownTokenSupport = Literal["any", "prefix", "none"]
 
 
 class TokenModel(ModelMixin, ConfigMixin):
@@ -25,12 +27,15 @@ class TokenModel(ModelMixin, ConfigMixin):
             ``None`` where the family has neither.
         sampler_options: Names of the options of ``generate_ids`` beside those of its signature.
         takes_num_inference_steps: Whether the number of calls at generation can be chosen.
+        known_token_support: Which known tokens ``generate_ids`` can keep: ``any``; ``prefix`` for
+            those that a text begins with, and its end; or ``none``.
         network: What runs once a step.
     """
 
     bound_kind: ClassVar[BoundKind | None] = None
     sampler_options: ClassVar[tuple[str, ...]] = ()
     takes_num_inference_steps: ClassVar[bool] = True
+    known_token_support: ClassVar[KnownTokenSupport] = "none"
     network: TokenTransformer
 
     @abstractmethod
@@ -60,6 +65,7 @@ class TokenModel(ModelMixin, ConfigMixin):
         generator: Generators,
         num_inference_steps: int | None = None,
         *args: Any,
+        known_tokens: KnownTokens | None = None,
         **options: Any,
     ) -> tuple[Tensor, int]:
         """Write texts.
@@ -70,6 +76,8 @@ class TokenModel(ModelMixin, ConfigMixin):
             generator: One source of randomness, or one for each row.
             num_inference_steps: Calls of the network after each other.
             args: As ``options``; every family names its own.
+            known_tokens: Tokens that the texts must hold, ``(B, S)``, of the kind that
+                ``known_token_support`` tells.
             options: Those of ``sampler_options``.
 
         Returns:

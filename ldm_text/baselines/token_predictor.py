@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from ldm_text.baselines.sampling import draw_categories, token_probs, uniform
@@ -53,6 +54,26 @@ class TokenPredictor:
         row never depends on the other rows of its batch.
         """
         return draw_categories(probs, self.generator)
+
+    def draw_nothing(self, ids: Tensor) -> Tensor:
+        """Use the randomness of ``draw`` without a draw, and return the ids as they are."""
+        self.uniform(ids)
+        return ids
+
+    def predict_and_draw(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict noisy texts ``(B, S)`` and draw a token at each position.
+
+        Where nothing is masked in any row the network does not run, but randomness is used all the
+        same: a row alone must be what it is beside others.
+
+        Returns:
+            Log-probabilities ``(B, S, V)``, none where the network did not run; and tokens
+            ``(B, S)``.
+        """
+        if not bool((ids == self.mask_token_id).any()):
+            return torch.zeros(*ids.shape, 0, device=ids.device), self.draw_nothing(ids)
+        log_probs = self.log_probs(ids)
+        return log_probs, self.draw(self.probs(log_probs))
 
     def uniform(self, ids: Tensor) -> Tensor:
         """Draw a number in [0, 1) for each position, ``(B, S)``."""

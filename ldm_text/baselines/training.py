@@ -69,14 +69,16 @@ class LitTokenModel(SeededSteps):
         rows = self.arranged(batch)
         with torch.random.fork_rng():
             torch.manual_seed(batch_idx)  # the same noise every time
-            self.log("val/loss", self.token_model.loss(rows), batch_size=len(rows))
+            loss = self.token_model.loss(rows)
+            self.log("val/loss", loss, batch_size=len(rows), sync_dist=True)
         if self.token_model.bound_kind is None:
             return
         generator = torch.Generator(self.device).manual_seed(batch_idx)
         nats = self.token_model.negative_log_likelihood(rows, generator).sum()
         name = "val/nll" if self.token_model.bound_kind == "exact" else "val/nll_bound"
         num_tokens = rows.attention_mask.sum()
-        self.log(name, nats / num_tokens, prog_bar=True, batch_size=int(num_tokens))
+        options = {"batch_size": int(num_tokens), "sync_dist": True}
+        self.log(name, nats / num_tokens, prog_bar=True, **options)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Set up the optimizer and its schedule."""

@@ -4,6 +4,7 @@ from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
@@ -28,6 +29,7 @@ from ldm_text.baselines.uniform_noise import (
     previous_probs,
 )
 from ldm_text.generation import Generators
+from ldm_text.known_tokens import KnownTokens
 
 # Both ends of continuous time are limits: at 0 and 1 factors of the density are infinite.
 MIN_TIME = 1e-6
@@ -169,8 +171,12 @@ class UniformDiffusionModel(TimeAveragedModel):
         temperature: float = 1.0,
         top_p: float = 1.0,
         guidance_scale: float = 1.0,
+        known_tokens: KnownTokens | None = None,
     ) -> tuple[Tensor, int]:
         """Denoise random tokens by ancestral sampling; the last step leaves no noise.
+
+        A known token is the prediction at its position, with certainty: so there, too, are noisy
+        tokens of the right level at each step, and the token itself at the end.
 
         Args:
             batch: Sources.
@@ -181,6 +187,7 @@ class UniformDiffusionModel(TimeAveragedModel):
             temperature: Divides the logits of the clean tokens; 0 takes the likeliest.
             top_p: Draw among the likeliest tokens that together have this probability.
             guidance_scale: Weight of classifier-free guidance, 1 is off.
+            known_tokens: Tokens that the texts must hold, at any places, and those they must not.
 
         Raises:
             ValueError: If an argument is out of range.
@@ -191,10 +198,14 @@ class UniformDiffusionModel(TimeAveragedModel):
         for t, next_t in pairwise(times):
             now = torch.full((len(batch),), t, device=device, dtype=torch.float64)
             log_probs = self.guided_log_probs(batch, ids, now.float(), guidance_scale)
+            log_probs = self.allowed_log_probs(log_probs, known_tokens)
             probs = token_probs(log_probs, temperature, top_p)
             level = self.noise_level(now)
             if config.posterior == "denoising":
                 probs = denoising_to_leave_one_out(probs.log(), ids, level).exp()
+            if known_tokens is not None:
+                certain = F.one_hot(known_tokens.put(torch.zeros_like(ids)), config.vocab_size)
+                probs = torch.where(known_tokens.is_known[..., None], certain.double(), probs)
             next_level = self.noise_level(torch.full_like(now, next_t))
             weights = previous_probs(probs, ids, level, next_level)
             weights[..., config.mask_token_id] = 0

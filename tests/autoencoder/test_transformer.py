@@ -114,7 +114,7 @@ def test_a_cache_continues_what_came_before(stack):
     x, positions = torch.randn(3, 9, 16), torch.arange(-2, 7)
     causal = positions[:, None] >= positions
     expected = transformer(x, positions, causal)
-    cache, parts = KeyValueCache(len(transformer.blocks)), []
+    cache, parts = KeyValueCache(len(transformer.blocks), 9), []
     for start, end in ((0, 4), (4, 5), (5, 9)):
         chunk = slice(start, end)
         parts.append(transformer(x[:, chunk], positions[chunk], causal[chunk, :end], cache=cache))
@@ -125,9 +125,23 @@ def test_a_cache_continues_what_came_before(stack):
 def test_a_cache_that_does_not_grow_is_only_read(stack):
     transformer = stack
     x, positions = torch.randn(3, 6, 16), torch.arange(6)
-    cache = KeyValueCache(len(transformer.blocks))
+    cache = KeyValueCache(len(transformer.blocks), 6)
     transformer(x[:, :4], positions[:4], None, cache=cache)
     cache.is_growing = False
     first = transformer(x[:, 4:], positions[4:], None, cache=cache)
     assert len(cache) == 4
     assert torch.equal(transformer(x[:, 4:], positions[4:], None, cache=cache), first)
+
+
+def test_a_cache_forgets_rows(stack):
+    transformer = stack
+    x, positions = torch.randn(4, 6, 16), torch.arange(6)
+    cache = KeyValueCache(len(transformer.blocks), 6)
+    transformer(x[:, :4], positions[:4], None, cache=cache)
+    rows = torch.tensor([1, 3])
+    cache.keep_rows(rows)
+    rest = transformer(x[rows, 4:], positions[4:], None, cache=cache)
+    alone = KeyValueCache(len(transformer.blocks), 6)
+    transformer(x[rows, :4], positions[:4], None, cache=alone)
+    expected = transformer(x[rows, 4:], positions[4:], None, cache=alone)
+    assert torch.allclose(rest, expected, atol=1e-6)

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from ldm_text.baselines.pipeline import TokenPipeline
 from ldm_text.baselines.sequences import prompt_batch, token_batch
+from tests.ldm_text.baselines.families import FAMILIES, SIZES
 
 END = 1
 
@@ -34,3 +36,20 @@ def row_generators():
         return [torch.Generator().manual_seed(1000 * seed + row) for row in range(num_rows)]
 
     return make
+
+
+@pytest.fixture
+def make_token_pipeline(toy_tokenizer, activate):
+    def make(family="autoregressive", **options):
+        model = FAMILIES[family](vocab_size=len(toy_tokenizer), **SIZES | options)
+        return TokenPipeline(toy_tokenizer, activate(model).eval(), 16, 24)
+
+    return make
+
+
+@pytest.fixture(params=["latent", *FAMILIES])
+def generator(request, make_token_pipeline, make_pipeline):
+    """Each kind of generator of text in turn."""
+    if request.param == "latent":
+        return make_pipeline()
+    return make_token_pipeline(request.param)

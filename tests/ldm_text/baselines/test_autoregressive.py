@@ -4,10 +4,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ldm_text.baselines import AutoregressiveModel
+from ldm_text.baselines import AutoregressiveModel, autoregressive_sampling
 from ldm_text.baselines.sequences import TokenBatch
 
 VOCAB_SIZE, PAD, END, MASK = 40, 0, 1, 2
+
+
+def seeded(num_rows, seed):
+    return [torch.Generator().manual_seed(1000 * seed + row) for row in range(num_rows)]
 
 
 @pytest.fixture
@@ -103,8 +107,35 @@ def test_cached_and_uncached_generation_agree(
     assert len(set(map(tuple, ids.tolist()))) == 5
 
 
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_texts_that_have_ended_leave_the_batch(make_model, prompts, monkeypatch, use_cache):
+    """They take no more time, and the others come out as they would beside them."""
+    model, ids, num_rows = make_model(), [], []
+    token_logits = model.token_logits
+
+    def sooner_ended(hidden):
+        logits = token_logits(hidden)
+        num_rows[-1].append(len(logits))
+        logits[:, END] += 2.5
+        return logits
+
+    monkeypatch.setattr(model, "token_logits", sooner_ended)
+    for share in (0.0, 0.75, 1.0):
+        num_rows.append([])
+        monkeypatch.setattr(autoregressive_sampling, "SHARE_THAT_STAYS", share)
+        for make_source in (torch.Generator().manual_seed, lambda seed: seeded(5, seed)):
+            ids.append(model.generate_ids(prompts, 12, make_source(1), use_cache=use_cache)[0])
+    assert torch.equal(ids[0], ids[2])
+    assert torch.equal(ids[0], ids[4])
+    assert torch.equal(ids[1], ids[3])
+    assert torch.equal(ids[1], ids[5])
+    assert set(num_rows[0]) == {5}
+    assert sum(num_rows[0]) > sum(num_rows[1]) >= sum(num_rows[2])
+
+
 def test_cached_logits_are_those_of_one_pass(make_model, prompts, monkeypatch):
     model, steps = make_model(), []
+    monkeypatch.setattr(autoregressive_sampling, "SHARE_THAT_STAYS", 0.0)  # all rows to the end
     token_logits = model.token_logits
     monkeypatch.setattr(
         model, "token_logits", lambda hidden: steps.append(token_logits(hidden)) or steps[-1]

@@ -204,7 +204,7 @@ def test_cached_logits_are_those_of_one_pass(make_model, make_batch, block_lengt
     model, batch = make_model(block_length=block_length), make_batch()
     noisy = batch.input_ids.masked_fill(torch.rand(batch.input_ids.shape) < 0.5, MASK)
     at_once = model.predict_logits(batch, noisy, batch.input_ids[:, :-block_length])
-    reader = block_sampling.BlockReader(model, batch)
+    reader = block_sampling.BlockReader(model, batch, 12)
     cached = []
     for start in range(0, 12, block_length):
         block = slice(start, start + block_length)
@@ -320,12 +320,12 @@ def test_two_tokens_at_once_are_not_the_distribution(make_exact_model, prompts):
 
 def test_guidance_leads_away_from_the_unconditional_prediction(make_model, prompts):
     model = make_model()
-    reader = block_sampling.BlockReader(model, prompts, guidance_scale=2.0)
+    reader = block_sampling.BlockReader(model, prompts, 12, guidance_scale=2.0)
     block = torch.full((5, 4), MASK)
     guided = reader.log_probs(block)
-    cond = block_sampling.BlockReader(model, prompts).log_probs(block)
+    cond = block_sampling.BlockReader(model, prompts, 12).log_probs(block)
     null = prompts.without_sources(torch.ones(5) > 0, END)
-    uncond = block_sampling.BlockReader(model, null).log_probs(block)
+    uncond = block_sampling.BlockReader(model, null, 12).log_probs(block)
     expected = (2 * cond.exp().log() - uncond).nan_to_num(nan=-torch.inf).log_softmax(-1)
     assert torch.allclose(guided.exp(), expected.exp(), atol=1e-5)
     assert torch.allclose(guided[1], cond[1], atol=1e-5)  # a row without a source

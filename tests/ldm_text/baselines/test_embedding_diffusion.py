@@ -355,10 +355,10 @@ def test_clamped_predictions_are_embeddings(make_model, prompts, monkeypatch):
     monkeypatch.setattr(model, "predict_embeddings", recorded)
     model.generate_ids(prompts, 12, None, num_inference_steps=6, clamp_start=0.5)
     assert seen[0] is None
-    is_embedding = [torch.equal(model.nearest(known), known) for known in seen[1:]]
+    is_embedding = [torch.equal(model.embed(model.nearest_ids(known)), known) for known in seen[1:]]
     assert is_embedding == [False, False, False, True, True]
     nearest = torch.cdist(seen[1], model.table()[torch.arange(VOCAB_SIZE) != MASK]).min(-1).values
-    moved = (model.nearest(seen[1]) - seen[1]).norm(dim=-1)
+    moved = (model.embed(model.nearest_ids(seen[1])) - seen[1]).norm(dim=-1)
     assert torch.allclose(moved, nearest, atol=1e-4)
 
 

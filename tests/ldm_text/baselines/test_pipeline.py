@@ -3,45 +3,10 @@
 import pytest
 import torch
 
-from ldm_text.baselines import (
-    AutoregressiveModel,
-    BlockDiffusionModel,
-    D3PMAbsorbingModel,
-    EmbeddingDiffusionModel,
-    MaskedDiffusionModel,
-    SEDDModel,
-    UniformDiffusionModel,
-)
-from ldm_text.baselines.pipeline import TokenPipeline
 from ldm_text.loading import load_pipeline
+from tests.ldm_text.baselines.families import FAMILIES
 
-FAMILIES = {
-    "autoregressive": AutoregressiveModel,
-    "masked": MaskedDiffusionModel,
-    "d3pm_absorbing": D3PMAbsorbingModel,
-    "uniform": UniformDiffusionModel,
-    "sedd": SEDDModel,
-    "block_diffusion": BlockDiffusionModel,
-    "embedding_diffusion": EmbeddingDiffusionModel,
-}
 PROMPTS = ["name[The Mill]", "", None, "The Punter is a coffee shop."]
-SIZES = {"hidden_dim": 32, "num_layers": 2, "num_heads": 2}
-
-
-@pytest.fixture
-def make_token_pipeline(toy_tokenizer, activate):
-    def make(family="autoregressive", **options):
-        model = FAMILIES[family](vocab_size=len(toy_tokenizer), **SIZES | options)
-        return TokenPipeline(toy_tokenizer, activate(model).eval(), 16, 24)
-
-    return make
-
-
-@pytest.fixture(params=["latent", *FAMILIES])
-def generator(request, make_token_pipeline, make_pipeline):
-    if request.param == "latent":
-        return make_pipeline()
-    return make_token_pipeline(request.param)
 
 
 def own_generators(count, seed=0):
@@ -83,7 +48,7 @@ def test_nothing_stands_behind_the_end_and_no_special_token_in_a_text(generator)
         ([3], {}, "must be a string, a list of strings and None, or None, got int"),
         (["a"], {"num_samples": 0}, "`num_samples` must be at least 1, got 0"),
         (["a"], {"generator": []}, "must hold one entry for each of the 1 texts, got 0"),
-        (["The Mill " * 40], {}, r"prompt\[0\] has \d+ tokens, the model takes at most 23"),
+        (["The Mill " * 40], {}, r"prompt\[0\] has .*\d+ tokens, the model takes at most 23"),
     ],
 )
 def test_bad_prompts_are_refused(generator, prompts, options, message):
@@ -130,7 +95,7 @@ def test_an_unknown_option_is_refused(make_token_pipeline):
                 .read_text()
                 .replace("ldm_text.baselines.autoregressive", "ldm_text.cli")
             ),
-            "must be a class of ldm_text.baselines",
+            "`ldm_text.cli` has no class `AutoregressiveModel`",
         ),
     ],
 )

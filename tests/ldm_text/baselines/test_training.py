@@ -7,11 +7,12 @@ import pytest
 import torch
 import yaml
 
+from ldm_text.baselines.self_distillation_training import LitSelfDistillation
 from ldm_text.baselines.training import LitTokenModel
 from ldm_text.loading import load_pipeline
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "baselines"
-NAMES = sorted(path.stem for path in CONFIGS.glob("e2e_*.yaml"))
+NAMES = sorted({path.stem for path in CONFIGS.glob("e2e_*.yaml")} - {"e2e_teacher"})  # an overlay
 SMALL = ["max_length_tokens", 64, "max_source_length_tokens", 48, "batch_size", 8]
 
 
@@ -83,3 +84,38 @@ def test_the_bf16_folder_writes_text(main, trained, tmp_path):
     assert main("export", "--ckpt_path", trained[1], "--output", pipeline)[0] == 0
     loaded = load_pipeline(pipeline)
     assert {weight.dtype for weight in loaded.token_model.parameters()} == {torch.float32}
+
+
+@pytest.fixture(scope="module")
+def distilled(folder, call_main):
+    """Train a masked model and its student of few steps; return the student's checkpoint."""
+    data = [f"--data.init_args.{part}" if isinstance(part, str) else part for part in SMALL]
+    data += ["--data.init_args.tokenizer", "tokenizer", "--trainer.limit_val_batches", 1]
+    files = ["-c", CONFIGS / "e2e_masked.yaml", "-c", CONFIGS / "tiny.yaml"]
+    steps = ["--trainer.max_steps", 1, "--trainer.val_check_interval", 1]
+    assert call_main("fit", *files, *data, *steps) == 0
+    options = {
+        "data.init_args.corpus.init_args.train": "excerpt:e2e_train",
+        "data.init_args.corpus.init_args.validation": "excerpt:e2e_validation",
+        "model.init_args.token_teacher.init_args.path": "logs/masked/tiny/checkpoints/last.ckpt",
+        "model.init_args.objective.init_args.round_steps": "[1,1]",
+        "model.init_args.compile_network": "false",
+        "trainer.max_steps": 2,
+        "trainer.precision": "32-true",
+        "trainer.val_check_interval": 2,
+    }
+    words = [part for name, value in options.items() for part in (f"--{name}", value)]
+    config = CONFIGS.parent / "distillation" / "e2e_masked_sdtt.yaml"
+    assert call_main("fit", "-c", config, *data, *words) == 0
+    return folder / "logs" / "distillation" / "e2e_masked_sdtt" / "checkpoints" / "last.ckpt"
+
+
+def test_a_student_of_few_steps_goes_the_same_way(main, distilled, tmp_path):
+    pipeline = tmp_path / "pipeline"
+    code, _, error = main("export", "--ckpt_path", distilled, "--output", pipeline)
+    assert (code, error.strip()) == (0, f"Wrote {pipeline}")
+    student = LitSelfDistillation.load_from_checkpoint(distilled, weights_only=True)
+    assert student.round_index == 1
+    loaded = load_pipeline(pipeline).token_model
+    for name, weight in student.token_model.state_dict().items():
+        assert torch.equal(weight.bfloat16().float(), loaded.state_dict()[name])

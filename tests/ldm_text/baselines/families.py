@@ -1,0 +1,22 @@
+"""All families of baselines, by the names that tests give them."""
+
+from ldm_text.baselines import (
+    AutoregressiveModel,
+    BlockDiffusionModel,
+    D3PMAbsorbingModel,
+    EmbeddingDiffusionModel,
+    MaskedDiffusionModel,
+    SEDDModel,
+    UniformDiffusionModel,
+)
+
+FAMILIES = {
+    "autoregressive": AutoregressiveModel,
+    "masked": MaskedDiffusionModel,
+    "d3pm_absorbing": D3PMAbsorbingModel,
+    "uniform": UniformDiffusionModel,
+    "sedd": SEDDModel,
+    "block_diffusion": BlockDiffusionModel,
+    "embedding_diffusion": EmbeddingDiffusionModel,
+}
+SIZES = {"hidden_dim": 32, "num_layers": 2, "num_heads": 2}

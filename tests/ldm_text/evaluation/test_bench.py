@@ -1,0 +1,194 @@
+"""The bench on real pipelines of toy size."""
+
+import json
+import time
+
+import pytest
+import torch
+
+from ldm_text.baselines import AutoregressiveModel, MaskedDiffusionModel
+from ldm_text.baselines.pipeline import TokenPipeline
+from ldm_text.evaluation.bench_meters import (
+    PARTS_IN_ORDER,
+    CallMeter,
+    cold_start_seconds,
+    matrix_product_peak,
+    peak_memory,
+)
+from ldm_text.evaluation.bench_report import growth_with_batch, growth_with_calls
+
+CPU = torch.device("cpu")
+SIZES = {"hidden_dim": 32, "num_layers": 1, "num_heads": 2}
+
+
+@pytest.fixture
+def make_token_pipeline(toy_tokenizer, activate):
+    def make(model_class):
+        model = activate(model_class(len(toy_tokenizer), **SIZES)).eval()
+        return TokenPipeline(toy_tokenizer, model, 16, 24)
+
+    return make
+
+
+@pytest.fixture
+def folders(make_pipeline, make_token_pipeline, tmp_path):
+    """Folders of a latent pipeline and of two baselines."""
+    make_pipeline().save_pretrained(tmp_path / "latent")
+    make_token_pipeline(AutoregressiveModel).save_pretrained(tmp_path / "autoregressive")
+    make_token_pipeline(MaskedDiffusionModel).save_pretrained(tmp_path / "masked")
+    return tmp_path
+
+
+def options(folders, **changes):
+    generators = [
+        {
+            "name": "latent",
+            "pipeline": str(folders / "latent"),
+            "sweeps": [{"num_inference_steps": [2, 4]}],
+        },
+        {"name": "autoregressive", "pipeline": str(folders / "autoregressive")},
+        {"name": "masked", "pipeline": str(folders / "masked")},
+    ]
+    values = {
+        "generators": json.dumps(generators),
+        "output": folders / "bench.json",
+        "batch_sizes": "[1,3]",
+        "num_repeats": 2,
+        "num_cold_starts": 0,
+        "precision": "float32",
+    }
+    return [part for name, value in (values | changes).items() for part in (f"--{name}", value)]
+
+
+def test_each_setting_is_timed_at_each_batch_size(main, folders):
+    code, printed, error = main("bench", *options(folders))
+    assert code == 0, error
+    result = json.loads((folders / "bench.json").read_text())
+    rows = result["rows"]
+    assert [(row["generator"], row["num_inference_steps"], row["batch_size"]) for row in rows] == [
+        *(("latent", steps, size) for steps in (2, 4) for size in (1, 3)),
+        *(("autoregressive", None, size) for size in (1, 3)),
+        *(("masked", 16, size) for size in (1, 3)),
+    ]
+    for row in rows:
+        assert 0 < row["seconds_to_first_text"] <= row["seconds"]
+        assert 0 < row["network_seconds"] < row["seconds"]
+        assert row["tokens_per_second"] > 0
+        assert 0 < row["share_of_matrix_product_peak"] < 1
+        assert ("parts" in row) is (row["generator"] == "latent")
+    for row in rows[:4]:
+        assert tuple(row["parts"]) == PARTS_IN_ORDER
+        assert min(row["parts"].values()) > 0
+        assert row["network_calls"] == row["num_inference_steps"]
+        # Medians of two calls are means, and parts of a call sum to the whole.
+        assert sum(row["parts"].values()) == pytest.approx(row["seconds"], rel=1e-6)
+    assert rows[2]["network_flops"] == 2 * rows[0]["network_flops"]
+    assert rows[1]["network_flops"] > 2 * rows[0]["network_flops"]
+    assert [fit["batch_size"] for fit in result["growth_with_calls"]] == [1, 3]
+    assert len(result["growth_with_batch"]) == 4
+    assert result["cold_start_seconds"] == dict.fromkeys(["latent", "autoregressive", "masked"])
+    lines = printed.splitlines()
+    assert lines[0].split()[:5] == ["generator", "batch", "seconds", "first", "tokens/s"]
+    assert len(lines) == 1 + len(rows)
+    assert lines[1].startswith("latent (2 steps")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_sizes": "[]"}, "`--batch_sizes` must be 1 or larger, got []"),
+        ({"num_repeats": 0}, "`--num_repeats` must be at least 1, got 0"),
+        ({"num_cold_starts": -1}, "`--num_cold_starts` must be 0 or larger, got -1"),
+        ({"output": "no/folder/bench.json"}, "`--output`: there is no folder `no/folder`"),
+        ({"data": "none.jsonl"}, "`--data`: "),
+    ],
+)
+def test_options_out_of_range_are_refused(main, folders, changes, message):
+    code, printed, error = main("bench", *options(folders, **changes))
+    assert (code, printed) == (2, "")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_setting_that_a_pipeline_refuses_is_refused_before_the_timing(main, folders):
+    generators = [
+        {
+            "name": "ar",
+            "pipeline": str(folders / "autoregressive"),
+            "sweeps": [{"guidance_scale": [2.0]}],
+        }
+    ]
+    code, _, error = main("bench", *options(folders, generators=json.dumps(generators)))
+    assert code == 2
+    assert "Generator `ar`: " in error
+    assert "guidance_scale" in error
+
+
+def test_a_file_is_only_replaced_where_asked(main, folders):
+    (folders / "bench.json").write_text("mine")
+    code, _, error = main("bench", *options(folders))
+    assert code == 2
+    assert "is there; name another, or pass `--overwrite`" in error
+    assert (folders / "bench.json").read_text() == "mine"
+
+
+def test_meters_leave_the_pipeline_as_it_was(make_pipeline):
+    pipeline = make_pipeline()
+    before = dict(vars(pipeline))
+    with CallMeter(pipeline).measuring(count_flops=True):
+        pipeline.generate([None], num_inference_steps=2)
+    assert vars(pipeline) == before
+    assert not pipeline.denoiser._forward_hooks
+    assert not pipeline.denoiser._forward_pre_hooks
+
+
+def test_operations_are_those_of_the_matrix_products(make_token_pipeline):
+    """A call of the masked model: twice the weights for each position, and attention."""
+    pipeline, meter = make_token_pipeline(MaskedDiffusionModel), None
+    meter = CallMeter(pipeline)
+    with meter.measuring(count_flops=True):
+        pipeline.generate([None], num_inference_steps=1)
+    num_positions = 16 + 1  # of the text, and the end token of the empty source
+    block = pipeline.token_model.network.transformer.blocks[0]
+    weights = sum(w.numel() for w in block.parameters() if w.dim() == 2)
+    attention = 2 * 2 * num_positions**2 * SIZES["hidden_dim"]
+    assert meter.network_flops in (2 * num_positions * weights + extra for extra in (0, attention))
+
+
+def test_the_time_of_a_call_grows_linearly_with_its_calls():
+    fixed = {"generator": "a", "guidance_scale": None, "sampling": {}, "batch_size": 8}
+    rows = [
+        fixed | {"num_inference_steps": n, "network_calls": n, "seconds": 0.5 + 0.25 * n}
+        for n in (2, 4, 8)
+    ]
+    (fit,) = growth_with_calls(rows)
+    assert (fit["seconds_fixed"], fit["seconds_per_call"]) == pytest.approx((0.5, 0.25))
+    assert growth_with_calls(rows[:1]) == []
+
+
+def test_the_time_of_a_text_falls_with_the_batch():
+    fixed = {"generator": "a", "num_inference_steps": 4, "guidance_scale": None, "sampling": {}}
+    rows = [fixed | {"batch_size": n, "seconds": s} for n, s in ((1, 1.0), (8, 2.0))]
+    (growth,) = growth_with_batch(rows)
+    assert growth["relative_seconds_per_text"] == {1: 1.0, 8: 0.25}
+
+
+def test_peak_memory_is_what_a_call_takes():
+    taken = peak_memory(CPU, lambda: torch.ones(64, 2**20).sum())  # 256 MiB
+    if taken is None:
+        pytest.skip("the system does not tell the peak of a process's memory")
+    assert 250 < taken < 400
+
+
+def test_matrix_products_reach_a_peak():
+    start = time.perf_counter()
+    peak = matrix_product_peak(CPU, "float32", size=256, num_repeats=2)
+    assert 2 * 256**3 / (time.perf_counter() - start) < peak < 1e14
+
+
+@pytest.mark.slow
+def test_a_fresh_process_writes_a_text(folders, tmp_path):
+    assert cold_start_seconds(folders / "masked", 0) is None
+    assert cold_start_seconds(folders / "masked", 1) > 0.5
+    with pytest.raises(RuntimeError, match="wrote no text in a fresh process"):
+        cold_start_seconds(tmp_path / "none", 1)

@@ -4,25 +4,44 @@ Shapes in this package: ``B`` batch, ``L`` latents of the text, ``K`` known late
 Time ``t`` runs from 0 (data) to 1 (noise): ``noisy = (1 - t) * latents + t * noise``.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from denoiser.model import LatentDenoiser
 
 if TYPE_CHECKING:
+    from denoiser.decoder_adaptation import LitDecoderAdaptation
+    from denoiser.distillation import ConsistencyDistillation, ProgressiveDistillation
+    from denoiser.distillation_training import LitDistillation
     from denoiser.ema import EMAWithWarmup
+    from denoiser.loading import PretrainedDenoiser
     from denoiser.training import LitDenoiser
 
-__all__ = ["EMAWithWarmup", "LatentDenoiser", "LitDenoiser"]
+__all__ = [
+    "ConsistencyDistillation",
+    "EMAWithWarmup",
+    "LatentDenoiser",
+    "LitDecoderAdaptation",
+    "LitDenoiser",
+    "LitDistillation",
+    "PretrainedDenoiser",
+    "ProgressiveDistillation",
+]
+
+# Imported on first use: whoever only generates must not wait for Lightning.
+MODULES = {
+    "ConsistencyDistillation": "denoiser.distillation",
+    "EMAWithWarmup": "denoiser.ema",
+    "LitDecoderAdaptation": "denoiser.decoder_adaptation",
+    "LitDenoiser": "denoiser.training",
+    "LitDistillation": "denoiser.distillation_training",
+    "PretrainedDenoiser": "denoiser.loading",
+    "ProgressiveDistillation": "denoiser.distillation",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: whoever only generates must not wait for Lightning."""
-    if name == "EMAWithWarmup":
-        from denoiser.ema import EMAWithWarmup
-
-        return EMAWithWarmup
-    if name == "LitDenoiser":
-        from denoiser.training import LitDenoiser
-
-        return LitDenoiser
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import a name on first use."""
+    if name not in MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(MODULES[name]), name)

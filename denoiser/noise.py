@@ -53,3 +53,31 @@ def latents_to_velocity(pred_latents: Tensor, noisy_latents: Tensor, t: Tensor) 
 def velocity_to_latents(velocity: Tensor, noisy_latents: Tensor, t: Tensor) -> Tensor:
     """Undo ``latents_to_velocity``."""
     return noisy_latents - t[:, None, None] * velocity
+
+
+def flow_step(pred_latents: Tensor, noisy_latents: Tensor, t: Tensor, next_t: Tensor) -> Tensor:
+    """Go along the straight line through a prediction, from times ``t`` down to ``next_t``.
+
+    The Euler step of the flow: ``next_t / t`` of what is noisy is kept. At ``next_t = 0`` it is the
+    prediction itself.
+
+    Args:
+        pred_latents: Predicted clean latents ``(B, L, D)``.
+        noisy_latents: What the prediction was made from, same shape.
+        t: Times ``(B,)``, above 0.
+        next_t: Times ``(B,)``, from 0 to ``t``.
+    """
+    return pred_latents.lerp(noisy_latents, (next_t / t)[:, None, None])
+
+
+def landing_to_latents(landing: Tensor, noisy_latents: Tensor, t: Tensor, next_t: Tensor) -> Tensor:
+    """Tell which prediction would lead to ``landing`` in one step: undo ``flow_step``.
+
+    Args:
+        landing: Where the step is to end, ``(B, L, D)``.
+        noisy_latents: Where it starts, same shape.
+        t: Times ``(B,)``, above 0.
+        next_t: Times ``(B,)``, from 0 to below ``t``.
+    """
+    kept = (next_t / t)[:, None, None]
+    return (landing - kept * noisy_latents) / (1 - kept)

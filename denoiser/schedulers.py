@@ -1,15 +1,32 @@
 """The diffusers schedulers that fit the straight noise path, by name."""
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from diffusers import (
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
+    FlowMatchLCMScheduler,
 )
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-SchedulerName = Literal["euler", "euler_stochastic", "dpm++", "dpm++_sde", "heun"]
+SchedulerName = Literal["euler", "euler_stochastic", "dpm++", "dpm++_sde", "heun", "lcm"]
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """How a pipeline samples with a denoiser where it is not told otherwise.
+
+    Attributes:
+        scheduler: Name of the scheduler, see ``make_scheduler``.
+        num_inference_steps: Its steps.
+        guidance_scale: Weight of classifier-free guidance; 1 is off.
+    """
+
+    scheduler: SchedulerName = "euler"
+    num_inference_steps: int = 16
+    guidance_scale: float = 3.0
 
 
 def make_scheduler(name: SchedulerName, noise_shift: float) -> SchedulerMixin:
@@ -20,7 +37,8 @@ def make_scheduler(name: SchedulerName, noise_shift: float) -> SchedulerMixin:
             which narrows the distribution like a low temperature (with the exact denoiser of
             gaussian data of standard deviation 1 it ends at about 0.7);
             ``dpm++`` and ``dpm++_sde`` are second-order multistep solvers (Lu et al. 2022), for the
-            flow and for its stochastic form; ``heun`` calls the denoiser twice a step.
+            flow and for its stochastic form; ``heun`` calls the denoiser twice a step; ``lcm``
+            noises each prediction anew too, for students of consistency distillation.
         noise_shift: Median noise-to-signal ratio of the grid, as in training.
 
     Raises:
@@ -39,6 +57,8 @@ def make_scheduler(name: SchedulerName, noise_shift: float) -> SchedulerMixin:
         )
     if name == "heun":
         return FlowMatchHeunDiscreteScheduler(shift=noise_shift)
+    if name == "lcm":
+        return FlowMatchLCMScheduler(shift=noise_shift)
     names = ", ".join(get_args(SchedulerName))
     raise ValueError(f"`scheduler` must be one of {names}, got '{name}'.")
 

@@ -24,8 +24,8 @@ from ldm_text.evaluation.references import group_by_source, read_option
 from ldm_text.evaluation.scorer import Scorer
 from ldm_text.evaluation.sweep_options import GeneratorOptions
 from ldm_text.evaluation.timing import TimingOptions
-from ldm_text.generate import Precision
 from ldm_text.loading import load_pipeline
+from ldm_text.precision import Precision, resolve_precision
 from ldm_text.training_report import describe_machine
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def compare(  # noqa: PLR0913 (the signature is the command line)
     seeds: tuple[int, ...] = (0, 1, 2),
     batch_size: int = 64,
     timing: TimingOptions | None = None,
-    precision: Precision = "bfloat16",
+    precision: Precision = "auto",
     overwrite: bool = False,
 ) -> None:
     """Measure generators side by side and write a table and a page with plots.
@@ -110,7 +110,8 @@ def compare(  # noqa: PLR0913 (the signature is the command line)
         seeds: Seeds; a sweep may have its own.
         batch_size: Rows that are generated together to be measured; no text depends on it.
         timing: How speed is measured.
-        precision: Type the networks compute in at generation; likelihoods take float32.
+        precision: Type the networks compute in at generation, auto is bfloat16 where the device
+            computes it natively, else float32; likelihoods take float32.
         overwrite: Measure again what an earlier run has measured.
     """
     check_generators(generators, seeds)
@@ -134,6 +135,7 @@ def compare(  # noqa: PLR0913 (the signature is the command line)
         load_option("--embedder", SentenceEmbedder.from_pretrained, embedder),
         [record.source for record in training if record.source is not None],
     )
+    precision = resolve_precision(precision, first.device)
     about = {"data": data, "training_data": training_data, "precision": precision}
     about |= evaluator.describe() | {"machine": describe_machine()}
     weights = digest_folder(Path(scorer)) if scorer and Path(scorer).is_dir() else None

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ldm_text.batch.texts import check_sampling
 from ldm_text.data.records import TextRecord
 from ldm_text.evaluation.comparison_table import (
     NO_SETTINGS,
@@ -23,8 +24,9 @@ from ldm_text.evaluation.likelihood import measure_likelihood
 from ldm_text.evaluation.reports import describe_pipeline
 from ldm_text.evaluation.sweep_options import GeneratorOptions, SweepPoint, describe_settings
 from ldm_text.evaluation.timing import Stopwatch, TimingOptions
-from ldm_text.generate import Precision, check_sampling, generate_rows
+from ldm_text.generated_rows import generate_rows
 from ldm_text.loading import TextPipeline
+from ldm_text.precision import Precision
 
 logger = logging.getLogger(__name__)
 

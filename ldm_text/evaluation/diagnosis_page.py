@@ -29,7 +29,8 @@ def write_diagnosis(path: Path, report: dict[str, Any], plots: Sequence[Plot]) -
     lines = ["latents", "cross-entropy", "token accuracy"]
     body = read_template("diagnosis_body.html").substitute(
         deviation=number(shift["deviation"]) or "unknown size",
-        from_predictions=number(shift["recommended_from_predictions"]) or "none",
+        from_predictions=number(shift["recommended_from_predictions"])
+        or "none, without a denoiser",
         config_line=escape(shift["config_line"] or "none: noise is read as well as latents"),
         plots="\n".join(map(plot_html, plots)),
         interventions=sortable(
@@ -37,7 +38,7 @@ def write_diagnosis(path: Path, report: dict[str, Any], plots: Sequence[Plot]) -
             1,
             [row_html(name, *row.values()) for name, row in report["interventions"].items()],
         ),
-        sampled=figures_html(report["decoder"]["sampled"]),
+        sampled=sampled_html(report["decoder"].get("sampled")),
         midpoints=figures_html(report["midpoints"]),
         examples=examples_html(report["midpoints"]["examples"]),
         spectrum=figures_html(report["spectrum"]),
@@ -61,6 +62,11 @@ def figures_html(figures: Mapping[str, Any]) -> str:
         if value is None or isinstance(value, int | float)
     ]
     return sortable(["figure", "value"], 1, rows)
+
+
+def sampled_html(figures: Mapping[str, Any] | None) -> str:
+    """Write what was measured on sampled latents, if there are any."""
+    return "<p>An autoencoder alone has none.</p>" if figures is None else figures_html(figures)
 
 
 def examples_html(examples: Sequence[Mapping[str, str]]) -> str:

@@ -19,7 +19,7 @@ Draw = Callable[["Axes", dict[str, Any], list[str]], None]
 
 
 def draw_plots(report: dict[str, Any]) -> list[Plot]:
-    """Draw all plots of a report of ``ldm-text diagnose``."""
+    """Draw all plots for which a report of ``ldm-text diagnose`` has figures."""
     parts: tuple[tuple[str, str, Draw], ...] = (
         ("noise-recovery", "Token accuracy against noise-to-signal ratio", draw_recovery),
         ("information", "Recovered information over the training noise", draw_information),
@@ -31,6 +31,8 @@ def draw_plots(report: dict[str, Any]) -> list[Plot]:
     )
     plots = []
     for name, title, draw in parts:
+        if name in ("denoiser-error", "prediction-norm") and name.replace("-", "_") not in report:
+            continue
         points: list[str] = []
         with page_axes(name) as (figure, axes):
             draw(axes, report, points)
@@ -71,7 +73,9 @@ def draw_recovery(axes: "Axes", report: dict[str, Any], points: list[str]) -> No
     ratios = [row["noise_ratio"] for row in report["decoder"]["noised"] if row["noise_ratio"]]
     set_plain_ticks(axes.xaxis, max(ratios) / min(ratios))
     for part, label in (("noised", "noisy latents"), ("predicted", "predicted latents")):
-        curve = [row for row in report["decoder"][part] if row["noise_ratio"]]
+        curve = [row for row in report["decoder"].get(part, []) if row["noise_ratio"]]
+        if not curve:
+            continue
         draw_line(axes, ratios, [row["token_accuracy"] for row in curve], label, points)
     noised = report["decoder"]["noised"]
     draw_level(axes, noised[0]["token_accuracy"], "clean", "dashed")
@@ -96,10 +100,12 @@ def draw_cross_entropy(axes: "Axes", report: dict[str, Any], points: list[str]) 
     label_axes(axes, "time t", "cross-entropy (nats a token)")
     decoder = report["decoder"]
     for part in ("noised", "predicted"):
-        times = [row["t"] for row in decoder[part]]
-        draw_line(axes, times, [row["cross_entropy"] for row in decoder[part]], part, points)
+        if part in decoder:
+            times = [row["t"] for row in decoder[part]]
+            draw_line(axes, times, [row["cross_entropy"] for row in decoder[part]], part, points)
     draw_level(axes, decoder["clean"]["cross_entropy"], "clean", "dashed")
-    draw_level(axes, decoder["sampled"]["cross_entropy"], "sampled, own text", "dotted")
+    if "sampled" in decoder:
+        draw_level(axes, decoder["sampled"]["cross_entropy"], "sampled, own text", "dotted")
 
 
 def draw_interventions(axes: "Axes", report: dict[str, Any], points: list[str]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from denoiser.schedulers import SchedulerName
-from ldm_text.checkpoint import read_json
+from ldm_text.component_files import read_json
 from ldm_text.data.length_policy import LongTexts
 from ldm_text.data.records import TextRecord
 from ldm_text.evaluation.embedder import SentenceEmbedder
@@ -20,8 +20,9 @@ from ldm_text.evaluation.references import (
 from ldm_text.evaluation.reports import report_pipeline, report_references, report_texts
 from ldm_text.evaluation.scorer import PipelineScorer, Scorer
 from ldm_text.evaluation.sweep import Sweep, check_grid, make_grid
-from ldm_text.generate import Precision, Sampling
+from ldm_text.generated_rows import Sampling
 from ldm_text.loading import TextPipeline, load_pipeline
+from ldm_text.precision import Precision
 from ldm_text.whole_lines import WholeLinesFile, check_output_file
 
 
@@ -120,7 +121,7 @@ def evaluate(  # noqa: PLR0913 (the signature is the command line)
     max_rows: int | None = None,
     seeds: tuple[int, ...] = (0,),
     batch_size: int = 64,
-    precision: Precision = "bfloat16",
+    precision: Precision = "auto",
 ) -> None:
     """Measure a pipeline, or a file of texts, and write the figures as JSON and a plot.
 
@@ -158,7 +159,8 @@ def evaluate(  # noqa: PLR0913 (the signature is the command line)
         max_rows: Measure only so many sources, or texts where there are no sources.
         seeds: Seeds; each is measured, and the report has mean and standard error over them.
         batch_size: Rows that are generated together.
-        precision: Type the networks compute in at generation; likelihoods take float32.
+        precision: Type the networks compute in at generation, auto is bfloat16 where the device
+            computes it natively, else float32; likelihoods take float32.
     """
     check_output_file("--output", output)
     report = read_json(output) if output.is_file() else {}

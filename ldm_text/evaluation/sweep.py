@@ -11,18 +11,14 @@ from typing import Any
 import numpy as np
 
 from denoiser.schedulers import SchedulerName
+from ldm_text.batch.texts import check_sampling, set_scheduler
 from ldm_text.evaluation.evaluator import TextEvaluator
 from ldm_text.evaluation.likelihood import standard_error
 from ldm_text.evaluation.metrics import mean_distinct_texts
-from ldm_text.generate import (
-    Precision,
-    Sampling,
-    check_sampling,
-    generate_rows,
-    set_scheduler,
-)
+from ldm_text.generated_rows import Sampling, generate_rows
 from ldm_text.loading import TextPipeline
 from ldm_text.pipeline import LatentTextPipeline
+from ldm_text.precision import Precision, resolve_precision
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +116,11 @@ class Sweep:
     evaluator: TextEvaluator
     sampling: Sampling | None = None
     batch_size: int = 64
-    precision: Precision = "bfloat16"
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        """Let reports name the type that is computed in."""
+        self.precision = resolve_precision(self.precision, self.pipeline.device)
 
     def measure(self, setting: SamplerSetting, seed: int) -> dict[str, Any]:
         """Measure texts and time of one setting."""

@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ldm_text.generate import Sampling
+from ldm_text.generated_rows import Sampling
 
 SamplingValue = int | float | bool | str
 

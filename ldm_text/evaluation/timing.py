@@ -16,8 +16,9 @@ import torch
 
 from ldm_text.baselines.pipeline import TokenPipeline
 from ldm_text.evaluation.sweep_options import SweepPoint
-from ldm_text.generate import Precision, autocast, row_generator
+from ldm_text.generated_rows import row_generator
 from ldm_text.loading import TextPipeline
+from ldm_text.precision import Precision, autocast
 
 GAIN = 1.05  # a larger batch must be faster by 5 % to be worth its memory
 

@@ -12,7 +12,7 @@ from ldm_text.evaluation import compare as compare_module
 from ldm_text.evaluation import comparison
 from ldm_text.evaluation.comparison import spread_out
 from ldm_text.evaluation.sweep_options import SweepOptions
-from ldm_text.generate import generate_rows
+from ldm_text.generated_rows import generate_rows
 from ldm_text.loading import load_pipeline
 
 ROWS = [

@@ -1,12 +1,14 @@
 import json
 import re
+import shutil
 
 import pytest
 import torch
 
 from ldm_text.data.records import TextRecord
+from ldm_text.evaluation.autoencoder_diagnosis import LEAST_TEXTS, TIMES
 from ldm_text.evaluation.diagnose import recommend_noise_shift
-from ldm_text.evaluation.diagnosis import LEAST_TEXTS, TIMES, Diagnosis
+from ldm_text.evaluation.diagnosis import Diagnosis
 
 TEXTS = [
     "The Mill is a pub.",
@@ -41,7 +43,8 @@ def diagnose(main, pipeline_folder, data, tmp_path):
     }
 
     def run(**changes):
-        pairs = [(f"--{name}", value) for name, value in (options | changes).items()]
+        given = {name: value for name, value in (options | changes).items() if value is not None}
+        pairs = [(f"--{name}", value) for name, value in given.items()]
         return main("diagnose", *[part for pair in pairs for part in pair])
 
     return run
@@ -104,6 +107,26 @@ def test_samples_are_not_clamped(make_pipeline):
     assert diagnosis.decoder_and_norms(2, None)["decoder"]["sampled"]["distance"] > 0.01
 
 
+@pytest.mark.parametrize("options", [{}, {"source_field": "null", "text_field": "target"}])
+def test_an_autoencoder_alone_is_diagnosed_as_within_its_pipeline(
+    diagnose, report, pipeline_folder, tmp_path, options
+):
+    assert diagnose(**options)[0] == 0
+    whole = report()
+    changes = {"pipeline": pipeline_folder / "autoencoder", "num_inference_steps": None} | options
+    code, _, error = diagnose(**changes)
+    assert code == 0, error
+    found = report()
+    assert list(found["decoder"]) == ["clean", "noised"]
+    for part in ("interventions", "spectrum", "midpoints"):
+        assert found[part] == whole[part]
+    assert found["noise_shift"]["recommended"] == whole["noise_shift"]["recommended"]
+    assert found["noise_shift"]["current"] is None
+    page = (tmp_path / "diagnosis.html").read_text()
+    assert len(re.findall(r"<figure data-plot=", page)) == 5
+    assert "An autoencoder alone has none." in page
+
+
 def flat(value):
     if isinstance(value, dict):
         value = list(value.values())
@@ -127,7 +150,7 @@ def test_midpoint_texts_are_compared_with_texts_that_are_no_ends(pipeline, embed
         compared.append((features, reference))
         return 0.5
 
-    monkeypatch.setattr("ldm_text.evaluation.diagnosis.mauve", record)
+    monkeypatch.setattr("ldm_text.evaluation.autoencoder_diagnosis.mauve", record)
     found = make_diagnosis(pipeline).midpoints(embedder)
     assert found["imauve"] == found["imauve_ceiling"] == 0.5
     ends, held_out = (embedder.embed(TEXTS[start:8:2]) for start in (0, 1))
@@ -157,9 +180,13 @@ def test_nothing_is_recommended_where_latents_are_read_no_better_than_noise():
 
 
 def test_input_that_cannot_be_diagnosed_is_refused_in_one_line(
-    diagnose, token_pipeline_folder, tmp_path
+    diagnose, token_pipeline_folder, pipeline_folder, tmp_path
 ):
+    alone = tmp_path / "alone"
+    shutil.copytree(pipeline_folder / "autoencoder", alone)
     for changes, message in (
+        ({"pipeline": pipeline_folder / "autoencoder"}, "`--num_inference_steps` has no effect"),
+        ({"pipeline": alone, "num_inference_steps": None}, "the tokenizer of the autoencoder"),
         ({"pipeline": token_pipeline_folder}, "must be a latent pipeline, got AutoregressiveModel"),
         ({"output": tmp_path / "page.html"}, "must be no HTML file"),
         ({"max_rows": LEAST_TEXTS - 1}, "needs at least 4 texts"),

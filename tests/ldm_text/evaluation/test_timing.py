@@ -9,7 +9,7 @@ from ldm_text.baselines.masked import MaskedDiffusionModel
 from ldm_text.baselines.pipeline import TokenPipeline
 from ldm_text.evaluation.sweep_options import SweepPoint
 from ldm_text.evaluation.timing import Stopwatch, TimedCall, TimingOptions
-from ldm_text.generate import generate_rows
+from ldm_text.generated_rows import generate_rows
 
 PROMPTS = ["name[The Mill]", None, "The Punter"]
 SIZES = {"hidden_dim": 32, "num_layers": 1, "num_heads": 2}

@@ -1,0 +1,163 @@
+"""Train students of few steps with Lightning, on a trained denoiser as the teacher."""
+
+import copy
+from functools import partial
+from itertools import accumulate
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from denoiser.distillation import ConsistencyDistillation, ProgressiveDistillation
+from denoiser.loading import PretrainedDenoiser
+from denoiser.model import LatentDenoiser
+from denoiser.schedulers import SamplingDefaults
+from denoiser.teacher import DistillationRows, Teacher
+from denoiser.training import LitDenoiser
+
+ROUND = "distillation_round"  # in a checkpoint
+
+
+def round_learning_rate(step: int, round_steps: list[int], warmup_steps: int) -> float:
+    """Return the share of the learning rate: each round warms up and falls linearly to 0."""
+    start = 0
+    for length in round_steps[:-1]:
+        if step < start + length:
+            break
+        start += length
+    else:
+        length = round_steps[-1]
+    done = step - start
+    if done < warmup_steps:
+        return done / warmup_steps
+    return max(0.0, (length - done) / max(1, length - warmup_steps))
+
+
+def trainable_copy(denoiser: LatentDenoiser, latent_dim: int) -> LatentDenoiser:
+    """Copy a denoiser, with gradients; its latents have the width that it was trained for."""
+    return copy.deepcopy(denoiser).requires_grad_(True)
+
+
+class LitDistillation(LitDenoiser):
+    """Train a student, a copy of its teacher at the start, to sample in few steps.
+
+    The learning rate warms up and falls linearly to 0 in each round, so that each round ends with a
+    finished student, and averaged weights (``denoiser.EMAWithWarmup``), which would carry a round
+    into the next, are not needed.
+
+    Args:
+        teacher: A trained denoiser; its autoencoder and noise shift are the student's.
+        objective: What the student learns, ``ProgressiveDistillation`` or
+            ``ConsistencyDistillation``, as a ``class_path``.
+        optimizer: Optimizer as a ``class_path``.
+        guidance_scale: Guidance of the teacher, which the student has folded in; 1 is off.
+        cond_drop_prob: Share of rows trained without their source, for texts without a prompt.
+        self_condition_prob: Share of rows that see their own earlier prediction.
+        warmup_steps: Steps of linear warm-up of the learning rate in each round.
+        compile_network: Compile the networks with ``torch.compile``.
+        cache_latents: As in ``LitDenoiser``.
+        latent_cache_dir: As in ``LitDenoiser``.
+    """
+
+    def __init__(
+        self,
+        teacher: PretrainedDenoiser,
+        objective: ProgressiveDistillation | ConsistencyDistillation,
+        optimizer: OptimizerCallable,
+        guidance_scale: float,
+        cond_drop_prob: float = 0.1,
+        self_condition_prob: float = 0.5,
+        warmup_steps: int = 50,
+        compile_network: bool = False,
+        cache_latents: bool = False,
+        latent_cache_dir: str | None = None,
+    ) -> None:
+        super().__init__(
+            denoiser=partial(trainable_copy, teacher.denoiser),
+            autoencoder=teacher.autoencoder,
+            optimizer=optimizer,
+            noise_shift=teacher.noise_shift,
+            cond_drop_prob=cond_drop_prob,
+            self_condition_prob=self_condition_prob,
+            warmup_steps=warmup_steps,
+            compile_network=compile_network,
+            cache_latents=cache_latents,
+            latent_cache_dir=latent_cache_dir,
+        )
+        self.teacher = Teacher(teacher.denoiser, teacher.noise_shift, guidance_scale)
+        self.objective = objective
+        self.guidance_scale = guidance_scale
+        self.round_index = 0
+
+    @property
+    def sampling(self) -> SamplingDefaults:
+        """Sampling as the student is trained for it, in its present round."""
+        num_steps = self.objective.num_inference_steps(self.round_index)
+        return SamplingDefaults(self.objective.scheduler, num_steps, guidance_scale=1.0)
+
+    @property
+    def round_steps(self) -> list[int]:
+        """Training steps of each round."""
+        return self.objective.round_steps or [int(self.trainer.estimated_stepping_batches)]
+
+    def on_fit_start(self) -> None:
+        """Compile in place, and compare the length of the rounds with that of the training.
+
+        Raises:
+            ValueError: If the training is longer than its rounds.
+        """
+        super().on_fit_start()
+        if self.compile_network:
+            self.teacher.denoiser.compile()
+        max_steps, total = int(self.trainer.estimated_stepping_batches), sum(self.round_steps)
+        if max_steps > total:
+            raise ValueError(
+                f"`trainer.max_steps` must be at most {total}, the sum of the objective's "
+                f"`round_steps`, got {max_steps}."
+            )
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Let the student be the teacher where a new round begins; seed the step."""
+        super().on_train_batch_start(batch, batch_idx)
+        ends = list(accumulate(self.round_steps))[:-1]
+        if self.global_step in ends and self.round_index == ends.index(self.global_step):
+            self.teacher.denoiser.load_state_dict(self.denoiser.state_dict())
+            self.begin_round(self.round_index + 1)
+            steps = self.sampling.num_inference_steps
+            rank_zero_info(f"Round {self.round_index + 1}: a student of {steps} sampling steps.")
+
+    def begin_round(self, index: int) -> None:
+        """Set the round; only the first teacher is guided, students have guidance folded in."""
+        self.round_index = index
+        self.teacher.guide(self.guidance_scale if index == 0 else 1.0)
+
+    def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the objective's loss of a batch of rows."""
+        latents = self.latents(batch, "input")
+        known_latents, known_mask = self.known_latents(batch, latents)
+        is_kept = torch.rand(len(latents), 1, device=latents.device) >= self.cond_drop_prob
+        rows = DistillationRows(latents, known_latents, known_mask & is_kept)
+        return self.objective.loss(
+            self.denoiser, self.teacher, rows, self.round_index, self.self_condition_prob
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the round."""
+        checkpoint[ROUND] = self.round_index
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on in the round of the checkpoint."""
+        self.begin_round(checkpoint[ROUND])
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Set up the optimizer, and a learning rate that falls to 0 in each round."""
+        optimizer = self.optimizer(self.denoiser.parameters())
+        round_steps = self.round_steps
+        schedule = LambdaLR(
+            optimizer, lambda step: round_learning_rate(step, round_steps, self.warmup_steps)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

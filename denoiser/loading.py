@@ -1,0 +1,81 @@
+"""Load a trained denoiser with its autoencoder, for use in configurations."""
+
+import json
+from pathlib import Path
+from pickle import UnpicklingError
+
+from autoencoder.checkpoint_file import check_checkpoint_file
+from autoencoder.loading import check_data_fit, load_autoencoder
+from autoencoder.model import TextAutoencoder
+from denoiser.model import LatentDenoiser
+
+
+def load_from_folder(folder: Path) -> tuple[LatentDenoiser, TextAutoencoder, float]:
+    """Load the parts of a pipeline folder that a training builds on.
+
+    Returns:
+        The denoiser, the autoencoder and the noise shift.
+
+    Raises:
+        ValueError: If the folder does not hold a latent pipeline.
+    """
+    try:
+        denoiser = LatentDenoiser.from_pretrained(folder / "denoiser", use_safetensors=True)
+        scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+        noise_shift = float(scheduler["flow_shift" if "flow_shift" in scheduler else "shift"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"`{folder}` is no folder of a latent pipeline: {error}") from error
+    return denoiser, load_autoencoder(str(folder / "autoencoder")), noise_shift
+
+
+def load_from_checkpoint(path: Path) -> tuple[LatentDenoiser, TextAutoencoder, float]:
+    """Load the same parts of a Lightning checkpoint of ``LitDenoiser``.
+
+    Raises:
+        ValueError: If it is damaged or of another module.
+    """
+    from denoiser.training import LitDenoiser  # it needs Lightning
+
+    check_checkpoint_file(path)
+    try:
+        module = LitDenoiser.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    except (TypeError, KeyError, RuntimeError, UnpicklingError) as error:
+        raise ValueError(
+            f"`{path}` is no checkpoint of a denoiser: {error} Export any other to a pipeline "
+            "folder first."
+        ) from error
+    return module.denoiser, module.autoencoder, module.noise_shift
+
+
+class PretrainedDenoiser:
+    """A trained denoiser and its autoencoder for a configuration, checked against the data module.
+
+    Args:
+        path: A pipeline folder as ``ldm-text export`` writes it, or a Lightning checkpoint
+            (``.ckpt``) of ``LitDenoiser``.
+        vocab_size: Size of the vocabulary that it will read; the command line links it to the data.
+        tokens_per_latent: Tokens a latent that the data is padded for; linked to the data too.
+
+    Attributes:
+        denoiser: The network, in float32 and without gradients.
+        autoencoder: Its autoencoder, likewise.
+        noise_shift: Median noise-to-signal ratio of its training noise.
+
+    Raises:
+        FileNotFoundError: If there is nothing at ``path``.
+        ValueError: If it holds no denoiser, or one of other data.
+    """
+
+    def __init__(
+        self, path: str, vocab_size: int | None = None, tokens_per_latent: int | None = None
+    ) -> None:
+        location = Path(path)
+        if not location.exists():
+            raise FileNotFoundError(
+                f"No denoiser at `{path}`: train one with `ldm-text fit -c configs/denoiser/...`."
+            )
+        load = load_from_folder if location.is_dir() else load_from_checkpoint
+        denoiser, autoencoder, self.noise_shift = load(location)
+        check_data_fit(autoencoder, path, vocab_size, tokens_per_latent)
+        self.denoiser = denoiser.float().eval().requires_grad_(False)
+        self.autoencoder = autoencoder.float()

@@ -1,0 +1,145 @@
+from contextlib import nullcontext
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from autoencoder.training import reconstruction_loss
+from denoiser import LitDecoderAdaptation
+from denoiser.decoder_adaptation import token_losses
+
+BATCH_SIZE = 32
+still = partial(torch.optim.SGD, lr=1e-9)
+
+
+@pytest.fixture
+def batch(make_texts):
+    """Rows of eight texts, each with one source."""
+    sources = make_texts(length=8)
+    rows = make_texts() | {
+        "source_ids": sources["input_ids"],
+        "source_mask": sources["attention_mask"],
+    }
+    return {name: values.repeat(4, 1) for name, values in rows.items()}
+
+
+@pytest.fixture
+def make_module(make_lit_autoencoder, make_denoiser, make_texts, fit, batch):
+    """Adapt an autoencoder that reads clean latents well to a denoiser that predicts at random."""
+    stage_1 = make_lit_autoencoder(max_token_mask_prob=0.0)
+    texts = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    packed = texts | {"document_ids": torch.zeros(BATCH_SIZE, 3, dtype=torch.long)}
+    fit(stage_1, packed, max_steps=60, batch_size=BATCH_SIZE)
+    autoencoder = stage_1.autoencoder.eval().requires_grad_(False)
+    latents = autoencoder.encode(texts["input_ids"], texts["attention_mask"])
+    autoencoder.statistics.measure(latents.flatten(0, 1))
+
+    def make(**options):
+        pretrained = SimpleNamespace(
+            autoencoder=autoencoder,
+            denoiser=make_denoiser().eval().requires_grad_(False),
+            noise_shift=4.0,
+        )
+        toy = {"optimizer": partial(torch.optim.AdamW, lr=3e-3), "warmup_steps": 0}
+        return LitDecoderAdaptation(pretrained, **toy | options)
+
+    return make
+
+
+def weights_of(network):
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def test_token_losses_average_to_the_reconstruction_loss_of_equal_rows(batch):
+    logits = torch.randn(BATCH_SIZE, 12, 40)
+    losses = token_losses(logits, batch)
+    row = {name: values[3:4] for name, values in batch.items()}
+    assert losses.shape == (BATCH_SIZE,)
+    assert losses[3].item() == pytest.approx(reconstruction_loss(logits[3:4], row).item(), rel=1e-5)
+
+
+def test_only_the_decoder_moves(make_module, batch, fit):
+    module = make_module()
+    before = weights_of(module)
+    fit(module, batch, max_steps=2, batch_size=BATCH_SIZE)
+    for name, value in module.state_dict().items():
+        moves = name.startswith("autoencoder.decoder.")
+        assert torch.equal(value, before[name]) != moves, name
+
+
+def test_predicted_latents_are_read_better_and_clean_ones_within_the_bound(
+    make_module, batch, fit, validate
+):
+    module = make_module(clean_share=0.25, max_accuracy_loss=0.02)
+    before = validate(module, batch)
+    assert before["val/token_accuracy"] > 0.95
+    assert before["val/token_accuracy_lost"] == 0
+    fit(module, batch, max_steps=150, batch_size=BATCH_SIZE)
+    after = validate(module, batch)
+    assert after["val/decoder_loss"] < 0.75 * before["val/decoder_loss"]
+    assert after["val/token_accuracy_lost"] <= 0.02
+
+
+@pytest.mark.parametrize(("max_steps", "ends"), [(2, True), (4, False)])
+def test_a_decoder_that_forgets_clean_latents_ends_the_training_in_its_second_half(
+    make_module, batch, fit, max_steps, ends
+):
+    """One validation, after a step of all but nothing."""
+    module = make_module(clean_share=0.0, max_accuracy_loss=0.02, optimizer=still)
+    with torch.no_grad():
+        module.autoencoder.decoder.latent_projection.weight.mul_(-1)
+    options = {"batch_size": BATCH_SIZE, "limit_val_batches": 1, "num_sanity_val_steps": 0}
+    if not ends:
+        options["max_time"] = {"seconds": 0}  # the training of four steps stops after the first
+    message = "fewer tokens right from clean latents, more than `max_accuracy_loss` 2.00%"
+    with pytest.raises(ValueError, match=message) if ends else nullcontext():
+        fit(module, batch, max_steps, **options)
+
+
+def test_shares_are_rows_of_their_kind(make_module, batch):
+    """Clean rows come first and are exact; sampled ones do not see the text of the row."""
+    module = make_module(clean_share=0.25, sampled_share=0.5, num_inference_steps=2)
+    other = batch | {"input_ids": batch["input_ids"].flip(0)}
+    seen = []
+    module.decode = lambda latents: seen.append(latents) or torch.randn(len(latents), 12, 40)
+    for one in (batch, other):
+        torch.manual_seed(1)
+        module.loss(one | {"attention_mask": batch["attention_mask"]})
+    assert torch.equal(seen[0][:8], module.latents(batch, "input")[:8])
+    assert torch.allclose(seen[0][8:24], seen[1][8:24], atol=1e-5)
+    assert not torch.allclose(seen[0][24:], seen[1][24:], atol=1e-2)
+
+
+def test_guidance_changes_predictions_and_rows_without_source_pass(make_module, batch):
+    plain, guided = make_module(), make_module(guidance_scale=3.0)
+    guided.denoiser = plain.denoiser
+    latents = plain.latents(batch, "input")
+    found = []
+    for module in (plain, guided):
+        torch.manual_seed(2)
+        found.append(module.predict(latents, module.known_latents(batch, latents))[1])
+    assert not torch.allclose(*found, atol=1e-2)
+    texts = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    assert torch.isfinite(plain.loss(texts)["loss"])
+
+
+def test_original_decoder_is_that_of_the_autoencoder(make_module, batch):
+    module = make_module()
+    latents = torch.randn(2, 3, 8)
+    original = F.linear(module.original_decoder(latents, None), module.autoencoder.embedding.weight)
+    assert torch.equal(original, module.autoencoder.decode(latents))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clean_share": 0.7, "sampled_share": 0.4}, "nor more than 1 together, got 0.7 and 0.4"),
+        ({"sampled_share": -0.1}, "must not be negative"),
+        ({"max_accuracy_loss": 1.5}, r"`max_accuracy_loss` must be in \[0, 1\], got 1.5"),
+    ],
+)
+def test_shares_and_bounds_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        LitDecoderAdaptation(None, torch.optim.AdamW, **options)

@@ -1,0 +1,156 @@
+from functools import partial
+
+import pytest
+import torch
+
+from denoiser import (
+    ConsistencyDistillation,
+    LitDistillation,
+    PretrainedDenoiser,
+    ProgressiveDistillation,
+)
+from denoiser.distillation_training import ROUND, round_learning_rate
+from denoiser.schedulers import SamplingDefaults, make_scheduler
+
+AdamW = partial(torch.optim.AdamW, lr=3e-3)
+
+
+@pytest.fixture
+def batch(make_texts):
+    sources = make_texts(num_rows=16, length=8)
+    return make_texts(num_rows=16) | {
+        "source_ids": sources["input_ids"],
+        "source_mask": sources["attention_mask"],
+        "row": torch.arange(16),
+    }
+
+
+@pytest.fixture
+def pretrained_folder(make_autoencoder, make_denoiser, tmp_path):
+    """The parts of a pipeline folder that a training reads."""
+    autoencoder = make_autoencoder()
+    autoencoder.statistics.measure(torch.randn(50, 8))
+    autoencoder.save_pretrained(tmp_path / "autoencoder")
+    make_denoiser().save_pretrained(tmp_path / "denoiser")
+    make_scheduler("euler", 3.0).save_pretrained(tmp_path / "scheduler")
+    return tmp_path
+
+
+@pytest.fixture
+def make_module(pretrained_folder):
+    def make(objective, **options):
+        toy = {"optimizer": AdamW, "guidance_scale": 2.0, "warmup_steps": 0}
+        return LitDistillation(
+            PretrainedDenoiser(str(pretrained_folder)), objective, **toy | options
+        )
+
+    return make
+
+
+def weights_of(network):
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def guidance_of(teacher):
+    return teacher.guider.config["guidance_scale"]
+
+
+def same(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_student_starts_as_its_teacher_and_takes_over_what_fits_it(make_module):
+    module = make_module(ProgressiveDistillation([1, 1], [4, 2], 8))
+    assert same(module.denoiser.state_dict(), module.teacher.denoiser.state_dict())
+    assert module.noise_shift == 3.0
+    trained = {id(weight) for weight in module.parameters() if weight.requires_grad}
+    assert trained == {id(weight) for weight in module.denoiser.parameters()}
+
+
+def test_each_round_learns_from_the_student_of_the_one_before(make_module, batch, fit):
+    module = make_module(ProgressiveDistillation([3, 2], [4, 2], 8))
+    original = weights_of(module.teacher.denoiser)
+    torch.manual_seed(0)
+    fit(module, batch, max_steps=3, batch_size=8)
+    first_student = weights_of(module.denoiser)
+    assert same(weights_of(module.teacher.denoiser), original)
+    assert module.sampling == SamplingDefaults("euler", 4, 1.0)
+    assert guidance_of(module.teacher) == 2.0
+
+    module.denoiser.load_state_dict(original)
+    torch.manual_seed(0)
+    fit(module, batch, max_steps=5, batch_size=8)  # the first three steps are the same
+    assert same(weights_of(module.teacher.denoiser), first_student)
+    assert module.sampling == SamplingDefaults("euler", 2, 1.0)
+    assert guidance_of(module.teacher) == 1.0
+    assert not same(weights_of(module.denoiser), first_student)
+
+
+def test_student_comes_closer_to_its_teacher(make_module, batch, fit):
+    module = make_module(ProgressiveDistillation([60], [1], 4), cond_drop_prob=0.0)
+
+    def error():
+        torch.manual_seed(3)
+        with torch.no_grad():
+            return float(module.eval().loss(batch)["loss"])
+
+    before = error()
+    fit(module, batch, max_steps=60, batch_size=16)
+    assert error() < 0.7 * before
+
+
+def test_consistency_training_is_one_round_with_lcm(make_module, batch, fit):
+    module = make_module(ConsistencyDistillation(2, 8))
+    before = weights_of(module.denoiser)
+    trainer = fit(module, batch, max_steps=4)
+    assert not same(weights_of(module.denoiser), before)
+    assert same(weights_of(module.teacher.denoiser), before)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == 0
+    assert module.sampling == SamplingDefaults("lcm", 2, 1.0)
+
+
+def test_a_resumed_run_goes_on_in_its_round(make_module, batch):
+    module = make_module(ProgressiveDistillation([1, 1], [4, 2], 8))
+    checkpoint = {}
+    module.begin_round(1)
+    module.on_save_checkpoint(checkpoint)
+    resumed = make_module(ProgressiveDistillation([1, 1], [4, 2], 8))
+    resumed.on_load_checkpoint(checkpoint)
+    assert checkpoint == {ROUND: 1}
+    assert resumed.sampling.num_inference_steps == 2
+    assert guidance_of(resumed.teacher) == 1.0
+
+
+def test_validation_measures_the_student_of_the_round(make_module, batch, validate):
+    metrics = validate(make_module(ProgressiveDistillation([1], [2], 4)), batch)
+    assert metrics["val/loss"] > 0
+    assert metrics["val/decoder_loss"] > 0
+
+
+def test_a_training_longer_than_its_rounds_is_refused(make_module, batch, fit):
+    module = make_module(ProgressiveDistillation([1, 1], [4, 2], 8))
+    message = r"`trainer.max_steps` must be at most 2, the sum .* got 3"
+    with pytest.raises(ValueError, match=message):
+        fit(module, batch, max_steps=3)
+
+
+def test_learning_rate_warms_up_and_falls_to_zero_in_each_round():
+    rates = [round_learning_rate(step, [4, 6], 2) for step in range(11)]
+    assert rates == [0, 0.5, 1, 0.5, 0, 0.5, 1, 0.75, 0.5, 0.25, 0]
+
+
+def test_a_checkpoint_of_another_module_is_refused(make_lit_autoencoder, tmp_path):
+    """One of a denoiser is read in the test of the tiny configurations."""
+    content = make_lit_autoencoder().state_dict()
+    torch.save({"state_dict": content, "pytorch-lightning_version": "2.6"}, tmp_path / "run.ckpt")
+    with pytest.raises(ValueError, match=r"`.*` is no checkpoint of a denoiser: "):
+        PretrainedDenoiser(str(tmp_path / "run.ckpt"))
+
+
+def test_a_teacher_that_is_none_is_refused(pretrained_folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"No denoiser at `.*nothing`: train one"):
+        PretrainedDenoiser(str(tmp_path / "nothing"))
+    with pytest.raises(ValueError, match="is no folder of a latent pipeline"):
+        PretrainedDenoiser(str(pretrained_folder / "denoiser"))
+    with pytest.raises(ValueError, match="was trained with vocab_size=40, the data module has 41"):
+        PretrainedDenoiser(str(pretrained_folder), vocab_size=41)

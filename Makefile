@@ -29,10 +29,10 @@ demo: .venv/.installed
 	@.venv/bin/ldm-text generate --pipeline checkpoints/e2e --prompts checkpoints/e2e/demo.jsonl --seed 0
 
 test: .venv/.installed-dev
-	@.venv/bin/pytest
+	@.venv/bin/pytest -n auto
 
 test-slow: .venv/.installed-dev
-	@.venv/bin/pytest -m slow
+	@.venv/bin/pytest -n auto -m slow
 
 lint: .venv/.installed-dev
 	@.venv/bin/ruff check --quiet .

@@ -75,6 +75,7 @@ def noise_recovery(
     times: Sequence[float],
     generator: torch.Generator,
     batch_size: int = 64,
+    noise_std: Tensor | None = None,
 ) -> list[dict[str, float | None]]:
     """Measure what the decoder alone recovers from noisy latents, at several amounts of noise.
 
@@ -83,19 +84,22 @@ def noise_recovery(
     noised too. ``t = 1`` is noise alone.
 
     Args:
-        autoencoder: Its measured statistics tell the standard deviation.
+        autoencoder: The autoencoder.
         latents: Clean latents of the texts.
         input_ids: Token ids of the texts.
         attention_mask: Their masks.
         times: Shares of noise in [0, 1]; the noise-to-signal ratio is ``t / (1 - t)``.
         generator: Source of the noise.
         batch_size: Texts that are decoded together.
+        noise_std: Standard deviation of the noise in each channel, ``(D,)``; by default what the
+            autoencoder's statistics have measured of its latents.
 
     Returns:
         For each time ``t``, ``noise_ratio`` (``None`` where it is infinite), ``cross_entropy`` and
         ``token_accuracy``.
     """
-    noise = autoencoder.statistics.latent_std * draw_noise(latents, generator)
+    std = autoencoder.statistics.latent_std if noise_std is None else noise_std
+    noise = std * draw_noise(latents, generator)
     curve = []
     for t in times:
         # The decoder reads directions, so this is the same as latents + ratio * noise.

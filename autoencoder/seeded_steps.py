@@ -12,7 +12,9 @@ class SeededSteps(LightningModule):
     """Base of the training modules: the random numbers of a step depend on nothing before it.
 
     No random state has to be kept in a checkpoint, on any device, and neither validation nor the
-    sampling of texts in between can change the training. Each process draws numbers of its own.
+    sampling of texts in between can change the training. Each process draws numbers of its own:
+    those that one process would draw that takes the batches of ``R`` processes one after the other,
+    with ``accumulate_grad_batches`` of ``R``.
     """
 
     base_seed: int = 0
@@ -23,7 +25,8 @@ class SeededSteps(LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed the generators of Python, NumPy and PyTorch."""
-        place = [self.base_seed, self.global_rank, self.global_step, batch_idx]
+        number = batch_idx * self.trainer.world_size + self.global_rank
+        place = [self.base_seed, 0, self.global_step, number]
         high, low, legacy = np.random.SeedSequence(place).generate_state(3, np.uint32).tolist()
         seed = high << 32 | low
         random.seed(seed)

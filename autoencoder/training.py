@@ -92,15 +92,30 @@ class LitAutoencoder(SeededSteps):
             logits = self.autoencoder.decode(noisy, document_ids=document_ids)
             correct = (logits.argmax(-1) == batch["input_ids"])[mask]
             name = "val/token_accuracy" if noise_ratio == 0 else "val/token_accuracy_noise_1"
-            self.log(name, correct.float().mean(), prog_bar=True, batch_size=int(mask.sum()))
+            options = {"batch_size": int(mask.sum()), "sync_dist": True}
+            self.log(name, correct.float().mean(), prog_bar=True, **options)
             if noise_ratio == 0:
-                loss = reconstruction_loss(logits, batch)
-                self.log("val/reconstruction", loss, batch_size=int(mask.sum()))
+                self.log("val/reconstruction", reconstruction_loss(logits, batch), **options)
 
     def on_validation_epoch_end(self) -> None:
         """Keep the latents' statistics up to date: they are saved with the weights."""
-        self.autoencoder.statistics.measure(torch.cat(self.validation_latents))
+        statistics = self.autoencoder.statistics
+        statistics.measure(self.of_all_processes(torch.cat(self.validation_latents)))
         self.validation_latents.clear()
+        # A channel of little spread holds little text; all together have a mean square of 1.
+        self.log("val/latent_std_min", statistics.latent_std.min())
+        self.log("val/latent_std_max", statistics.latent_std.max())
+        self.log("val/latent_mean_norm", statistics.latent_mean.norm())
+
+    def of_all_processes(self, latents: Tensor) -> Tensor:
+        """Join the latents ``(N, D)`` of all processes, whose numbers may differ."""
+        if self.trainer.world_size == 1:
+            return latents
+        count = torch.tensor(len(latents), device=self.device)
+        counts = torch.as_tensor(self.all_gather(count)).tolist()
+        padded = F.pad(latents, (0, 0, 0, max(counts) - len(latents)))
+        parts = zip(self.all_gather(padded), counts, strict=True)
+        return torch.cat([part[:count] for part, count in parts])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Set up the optimizer and its schedule."""

@@ -33,8 +33,8 @@ def denoising_loss(
         self_condition_prob: Share of rows that see an earlier prediction.
 
     Returns:
-        ``loss``, the mean squared error, a scalar; ``t`` and ``row_error``, both ``(B,)``; and
-        ``pred_latents`` ``(B, L, D)``.
+        ``loss``, the mean squared error, a scalar; ``t`` and ``row_error``, both ``(B,)``;
+        ``latents`` as given and ``pred_latents``, both ``(B, L, D)``.
     """
     batch_size = len(latents)
     t = sample_time(batch_size, noise_shift, latents.device)
@@ -56,5 +56,23 @@ def denoising_loss(
         "loss": row_error.mean(),
         "t": t,
         "row_error": row_error.detach(),
+        "latents": latents,
         "pred_latents": prediction,
     }
+
+
+def errors_by_time(t: Tensor, row_error: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Sum the errors of rows in four equal bins of time, and count the rows.
+
+    Args:
+        t: Times ``(B,)`` in [0, 1).
+        row_error: Errors ``(B,)``.
+
+    Returns:
+        For each bin, such as ``loss_t_0.25_to_0.50``, the sum and the number of its rows, scalars.
+    """
+    bins = {}
+    for low in (0.0, 0.25, 0.5, 0.75):
+        chosen = ((t >= low) & (t < low + 0.25)).float()
+        bins[f"loss_t_{low:.2f}_to_{low + 0.25:.2f}"] = (chosen @ row_error.float(), chosen.sum())
+    return bins

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -15,8 +14,10 @@ from autoencoder.schedule import ScheduleName, with_schedule
 from autoencoder.seeded_steps import SeededSteps
 from autoencoder.training import reconstruction_loss
 from denoiser.latent_cache import LatentCache
+from denoiser.latent_encoding import fill, open_latent_cache
 from denoiser.model import LatentDenoiser
-from denoiser.objective import denoising_loss
+from denoiser.objective import denoising_loss, errors_by_time
+from denoiser.schedulers import SamplingDefaults
 
 COLUMNS = {"input": ("input_ids", "attention_mask"), "source": ("source_ids", "source_mask")}
 
@@ -34,8 +35,10 @@ class LitDenoiser(SeededSteps):
         warmup_steps: Steps of linear warm-up of the learning rate.
         lr_schedule: Course of the learning rate after the warm-up, until ``trainer.max_steps``.
         compile_network: Compile the networks with ``torch.compile``.
-        cache_latents: Keep the training latents in memory, so that each row is encoded once, at the
-            start; has no say in a training of less than an epoch.
+        cache_latents: Keep the training latents, so that each row is encoded once, at the start;
+            has no say in a training of less than an epoch.
+        latent_cache_dir: Folder for these latents, which processes and runs share and which may be
+            larger than the memory; ``None`` keeps them in the memory of each process.
     """
 
     def __init__(
@@ -50,8 +53,11 @@ class LitDenoiser(SeededSteps):
         lr_schedule: ScheduleName = "cosine",
         compile_network: bool = False,
         cache_latents: bool = False,
+        latent_cache_dir: str | None = None,
     ) -> None:
         super().__init__()
+        if latent_cache_dir is not None and not cache_latents:
+            raise ValueError("`latent_cache_dir` has no effect without `cache_latents: true`.")
         self.save_hyperparameters()
         if isinstance(autoencoder, PretrainedAutoencoder):
             autoencoder = autoencoder.autoencoder
@@ -65,7 +71,13 @@ class LitDenoiser(SeededSteps):
         self.lr_schedule = lr_schedule
         self.compile_network = compile_network
         self.cache_latents = cache_latents
+        self.latent_cache_dir = latent_cache_dir
         self.cache: LatentCache | None = None
+
+    @property
+    def sampling(self) -> SamplingDefaults:
+        """How a pipeline around the denoiser samples by default."""
+        return SamplingDefaults()
 
     def train(self, mode: bool = True) -> "LitDenoiser":
         """Switch the denoiser's mode; the autoencoder always stays in evaluation mode."""
@@ -89,23 +101,19 @@ class LitDenoiser(SeededSteps):
     @torch.no_grad()
     @torch.compiler.set_stance("force_eager")
     def filled_cache(self, loader: DataLoader) -> LatentCache:
-        """Encode all training rows, in their order: so a resumed run has the same latents.
-
-        In shuffled order a row's neighbours in the batch could change its latents in the last bit.
-        """
-        num_rows = len(loader.dataset)  # pyrefly: ignore [bad-argument-type]
-        cache = LatentCache(num_rows)
-        rank_zero_info(f"Encoding {num_rows} training rows, once for all epochs.")
-        in_order = DataLoader(
-            loader.dataset, batch_size=loader.batch_size, collate_fn=loader.collate_fn
-        )
-        for batch in in_order:
-            batch = self.trainer.strategy.batch_to_device(batch)
-            with self.trainer.precision_plugin.forward_context():
-                for column, (ids, _) in COLUMNS.items():
-                    if ids in batch:
-                        cache.put(column, batch["row"], self.encode(batch, column))
+        """Encode all training rows that are not in the cache yet."""
+        setting = f"{self.trainer.precision} {self.device.type}"
+        weights = self.autoencoder.state_dict()
+        cache = open_latent_cache(loader, weights, setting, self.latent_cache_dir)
+        fill(cache, loader, self.encode_columns, self.trainer)
         return cache
+
+    def encode_columns(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Encode what a batch of the loader has of ``COLUMNS``: ``(B, L, D)`` each."""
+        batch = self.trainer.strategy.batch_to_device(batch)
+        with self.trainer.precision_plugin.forward_context():
+            present = [column for column, (ids, _) in COLUMNS.items() if ids in batch]
+            return {column: self.encode(batch, column) for column in present}
 
     @torch.no_grad()
     def encode(self, batch: dict[str, Tensor], column: str) -> Tensor:
@@ -120,32 +128,34 @@ class LitDenoiser(SeededSteps):
             return self.encode(batch, column)
         return self.cache.get(column, batch["row"])
 
+    def known_latents(self, batch: dict[str, Tensor], latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the latents of the sources and where they hold text, ``(B, K, D)`` and ``(B, K)``.
+
+        Without sources it is one latent a row that holds none, which makes the row follow the null.
+        """
+        if "source_ids" in batch:
+            known_mask = self.autoencoder.latent_mask(batch["source_mask"])
+            return self.latents(batch, "source"), known_mask
+        known_latents = torch.zeros_like(latents[:, :1])
+        return known_latents, torch.zeros_like(known_latents[..., 0], dtype=torch.bool)
+
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Compute the denoising loss of a batch of rows; rows without a source see the null."""
         latents = self.latents(batch, "input")
-        if "source_ids" in batch:
-            known_latents = self.latents(batch, "source")
-            known_mask = self.autoencoder.latent_mask(batch["source_mask"])
-            cond_drop_prob = self.cond_drop_prob
-        else:
-            known_latents = torch.zeros_like(latents[:, :1])
-            known_mask = torch.zeros_like(latents[:, :1, 0], dtype=torch.bool)
-            cond_drop_prob = 1.0
         return denoising_loss(
             self.denoiser,
             latents,
-            known_latents,
-            known_mask,
+            *self.known_latents(batch, latents),
             self.noise_shift,
-            cond_drop_prob,
+            self.cond_drop_prob,
             self.self_condition_prob,
         )
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Compute and log the loss."""
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Compute and log the loss; what else the objective knows is for callbacks."""
         losses = self.loss(batch)
         self.log("train/loss", losses["loss"], prog_bar=True)
-        return losses["loss"]
+        return losses
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Log the loss, in all and in four bins of time, with noise that is the same every time."""
@@ -154,13 +164,13 @@ class LitDenoiser(SeededSteps):
             losses = self.loss(batch)
             pred_latents = self.autoencoder.statistics.unstandardize(losses["pred_latents"])
             decoder_loss = reconstruction_loss(self.autoencoder.decode(pred_latents), batch)
-        self.log("val/loss", losses["loss"], prog_bar=True, batch_size=len(losses["t"]))
-        self.log("val/decoder_loss", decoder_loss, prog_bar=True, batch_size=len(losses["t"]))
-        for low in (0.0, 0.25, 0.5, 0.75):
-            chosen = losses["row_error"][(losses["t"] >= low) & (losses["t"] < low + 0.25)]
-            if len(chosen):
-                name = f"val/loss_t_{low:.2f}_to_{low + 0.25:.2f}"
-                self.log(name, chosen.mean(), batch_size=len(chosen))
+        options = {"batch_size": len(losses["t"]), "sync_dist": True}
+        self.log("val/loss", losses["loss"], prog_bar=True, **options)
+        self.log("val/decoder_loss", decoder_loss, prog_bar=True, **options)
+        for name, (total, count) in errors_by_time(losses["t"], losses["row_error"]).items():
+            # Also without rows: processes must log the same names.
+            mean = total / max(count, 1)
+            self.log(f"val/{name}", mean, batch_size=int(count), sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Set up the optimizer and its schedule."""

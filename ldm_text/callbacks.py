@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from autoencoder.training import LitAutoencoder
-from denoiser.schedulers import make_scheduler
+from denoiser.distillation_training import LitDistillation
+from denoiser.schedulers import SamplingDefaults, make_scheduler
 from denoiser.training import LitDenoiser
 from ldm_text.baselines.pipeline import TokenPipeline
 from ldm_text.baselines.training import LitTokenModel
@@ -36,7 +37,8 @@ class LogTexts(Callback):
 
     For an autoencoder, texts go through clean latents and through latents with as much noise as
     signal. For a denoiser or a baseline, one text is generated for each of the first validation
-    rows; their BLEU against the one target of the row is logged as ``val/bleu``.
+    rows; their BLEU against the one target of the row is logged as ``val/bleu``. A student of few
+    steps is sampled as it is trained, without guidance.
 
     Args:
         num_rows: Rows that go into the figures.
@@ -109,13 +111,17 @@ class LogTexts(Callback):
         lengths = datamodule.max_length_tokens, datamodule.max_source_length_tokens
         if isinstance(module, LitTokenModel):
             return TokenPipeline(datamodule.tokenizer, module.token_model, *lengths)
+        sampling = module.sampling
+        if not isinstance(module, LitDistillation):
+            sampling = SamplingDefaults("euler", self.num_inference_steps, self.guidance_scale)
         return LatentTextPipeline(
             datamodule.tokenizer,
             module.autoencoder,
             module.denoiser,
-            make_scheduler("euler", module.noise_shift),
-            default_guider(self.guidance_scale),
+            make_scheduler(sampling.scheduler, module.noise_shift),
+            default_guider(sampling.guidance_scale),
             *lengths,
+            num_inference_steps=sampling.num_inference_steps,
         )
 
     def generations(self, module: LitDenoiser | LitTokenModel, datamodule: Any) -> str:
@@ -126,11 +132,12 @@ class LogTexts(Callback):
         if "source_ids" in self.batch:
             source_ids, source_mask = self.batch["source_ids"], self.batch["source_mask"]
             sources = list(decode_rows(tokenizer, source_ids, source_mask))
-        takes_steps = pipeline.default_num_inference_steps is not None
+        is_latent = isinstance(pipeline, LatentTextPipeline)
+        takes_own_steps = is_latent or pipeline.default_num_inference_steps is None
         texts = pipeline.generate(
             sources,
             generator=torch.Generator(module.device).manual_seed(0),
-            num_inference_steps=self.num_inference_steps if takes_steps else None,
+            num_inference_steps=None if takes_own_steps else self.num_inference_steps,
             truncate=True,  # the text of cut ids can have more ids than were cut
         ).texts
         if "source_ids" in self.batch:

@@ -1,19 +1,25 @@
 """Check the folder of a pipeline before loading it: parts, shapes, and nothing unpickled."""
 
 import importlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from diffusers import ModelMixin
+from diffusers import SchedulerMixin
+from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.utils import logging as diffusers_logging
-from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedTokenizerFast
 
 from autoencoder.model import TextAutoencoder
 from denoiser.model import LatentDenoiser
 from ldm_text.baselines.token_model import TokenModel
+from ldm_text.checksums import check_checksums
+from ldm_text.component_files import (
+    MAX_SIZE,
+    check_options,
+    check_weights,
+    read_options,
+)
 from ldm_text.tokenizer import load_tokenizer
 
 LATENT_COMPONENT_FILES = {
@@ -24,67 +30,61 @@ LATENT_COMPONENT_FILES = {
     "guider": "guider_config.json",
 }
 TOKEN_COMPONENT_FILES = {"tokenizer": "tokenizer.json", "token_model": "config.json"}
+COMPONENT_TYPES: dict[str, type] = {
+    "tokenizer": PreTrainedTokenizerFast,
+    "autoencoder": TextAutoencoder,
+    "denoiser": LatentDenoiser,
+    "scheduler": SchedulerMixin,
+    "guider": BaseGuidance,
+    "token_model": TokenModel,
+}
 LIBRARIES = ("autoencoder", "denoiser", "ldm_text", "diffusers", "transformers")
-WEIGHTS = "diffusion_pytorch_model"  # and .safetensors, or a part's number before it
+MAX_LENGTH_TOKENS = 1 << 16
 
 
-def read_json(path: Path) -> dict:
-    """Read a JSON object.
+def component_class(path: Path, component: str, entry: Any) -> type:
+    """Find the class that an index names for a component; nothing foreign is imported for it.
 
-    Raises:
-        FileNotFoundError: If the file is missing.
-        ValueError: If it holds no JSON object.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"`{path.parent}` is incomplete: `{path.name}` is missing.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"`{path}` is not JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"`{path}` must hold a JSON object, got {type(content).__name__}.")
-    return content
-
-
-def check_weights(folder: Path, model_class: type[ModelMixin]) -> None:
-    """Compare names and shapes of a component's weights with what its configuration needs.
+    Args:
+        path: The index, for messages.
+        component: Name of the component.
+        entry: What the index says: a module and a class.
 
     Raises:
-        FileNotFoundError: If configuration or weights are missing.
-        ValueError: If they do not fit.
+        ValueError: If there is no such class, or it is of another kind.
     """
-    config = read_json(folder / "config.json")
-    files = sorted(folder.glob(f"{WEIGHTS}*.safetensors"))
-    if not files:
-        raise FileNotFoundError(f"`{folder}` is incomplete: `{WEIGHTS}.safetensors` is missing.")
-    stored = {}
-    for file in files:
+    words = entry if isinstance(entry, list) and len(entry) == 2 else ["", ""]
+    module_name, class_name = (word if isinstance(word, str) else "" for word in words)
+    if module_name.split(".")[0] not in LIBRARIES:
+        raise ValueError(
+            f"`{path}` describes no text pipeline: `{component}` must name a class of "
+            f"{', '.join(LIBRARIES)}, got {entry}."
+        )
+    found = None
+    if module_name in LIBRARIES or module_name.split(".")[0] in LIBRARIES[:3]:
         try:
-            with safe_open(file, framework="pt") as weights:
-                names = weights.keys()
-                stored |= {name: tuple(weights.get_slice(name).get_shape()) for name in names}
-        except SafetensorError as error:
-            raise ValueError(f"`{file}` is not a safetensors file, or is cut: {error}.") from error
-    try:
-        with torch.device("meta"):
-            model = model_class.from_config(config)
-    except (TypeError, RuntimeError, ZeroDivisionError) as error:
-        raise ValueError(f"`{folder / 'config.json'}` describes no model: {error}.") from error
-    needed = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    for name in sorted(needed.keys() | stored.keys()):
-        if needed.get(name) != stored.get(name):
-            raise ValueError(
-                f"`{folder}` does not fit its config.json: `{name}` should have the shape "
-                f"{needed.get(name)}, the file has {stored.get(name)}."
-            )
+            found = getattr(importlib.import_module(module_name), class_name, None)
+        except (ImportError, ValueError):  # of a name that no module can have
+            found = None
+    if found is None:
+        raise ValueError(f"`{path}`: `{module_name}` has no class `{class_name}`.")
+    if not isinstance(found, type) or not issubclass(found, COMPONENT_TYPES[component]):
+        raise ValueError(
+            f"`{path}`: `{component}` must be a {COMPONENT_TYPES[component].__name__}, "
+            f"got {module_name}.{class_name}."
+        )
+    return found
 
 
-def check_model_index(folder: Path, component_files: dict[str, str]) -> dict[str, Any]:
+def check_model_index(
+    folder: Path, component_files: dict[str, str], pipeline_name: str
+) -> dict[str, Any]:
     """Check the file that names the parts of a pipeline: nothing foreign is imported for it.
 
     Args:
         folder: Folder of the pipeline.
         component_files: For each part, the file that every part of its kind has.
+        pipeline_name: Name of the pipeline's class.
 
     Returns:
         What the file holds.
@@ -93,22 +93,29 @@ def check_model_index(folder: Path, component_files: dict[str, str]) -> dict[str
         FileNotFoundError: If the file is missing.
         ValueError: If it does not describe a pipeline of this project.
     """
-    index = read_json(folder / "model_index.json")
-    for component in component_files:
-        entry = index.get(component)
-        if not isinstance(entry, list) or str(entry[0]).split(".")[0] not in LIBRARIES:
-            raise ValueError(
-                f"`{folder / 'model_index.json'}` describes no text pipeline: `{component}` must "
-                f"name a class of {', '.join(LIBRARIES)}, got {entry}."
-            )
+    path = folder / "model_index.json"
+    index = read_options(path)
+    check_checksums(folder)
+    if (code := next(folder.rglob("*.py"), None)) is not None:
+        raise ValueError(f"`{code}`: a pipeline folder holds no code; remove the file to load it.")
+    if index.get("_class_name") != pipeline_name:
+        raise ValueError(
+            f"`{path}` describes no text pipeline: `_class_name` must be {pipeline_name}, "
+            f"got {index.get('_class_name')}."
+        )
+    classes = {name: component_class(path, name, index.get(name)) for name in component_files}
     for name in ("max_length_tokens", "max_source_length_tokens"):
-        if not isinstance(index.get(name), int):
+        value = index.get(name)
+        if type(value) is not int or value > MAX_LENGTH_TOKENS:
             raise ValueError(
-                f"`{folder / 'model_index.json'}`: `{name}` must be an integer, "
-                f"got {index.get(name)}."
+                f"`{path}`: `{name}` must be an integer of at most {MAX_LENGTH_TOKENS}, "
+                f"got {value}."
             )
     for component, file in component_files.items():
-        read_json(folder / component / file)
+        if not (folder / component / file).is_file():
+            raise FileNotFoundError(f"`{folder / component}` is incomplete: `{file}` is missing.")
+        if file not in ("tokenizer.json", "config.json"):  # those are checked with what they hold
+            check_options(folder / component / file, classes[component])
     load_tokenizer(folder / "tokenizer")
     return index
 
@@ -133,7 +140,18 @@ def check_latent_pipeline_folder(folder: Path) -> None:
         ValueError: If a part is damaged or does not fit.
     """
     check_folder(folder)
-    check_model_index(folder, LATENT_COMPONENT_FILES)
+    index = check_model_index(folder, LATENT_COMPONENT_FILES, "LatentTextPipeline")
+    clamp_start = index.get("clamp_start", 1.0)
+    if type(clamp_start) not in (int, float) or not 0 <= clamp_start <= 1:
+        raise ValueError(
+            f"`{folder / 'model_index.json'}`: `clamp_start` must be a number between 0 and 1, "
+            f"got {clamp_start}."
+        )
+    scheduler = folder / "scheduler" / LATENT_COMPONENT_FILES["scheduler"]
+    for name in ("shift", "flow_shift"):
+        value = read_options(scheduler).get(name, 1.0)
+        if type(value) not in (int, float) or not 0 < value < MAX_SIZE:
+            raise ValueError(f"`{scheduler}`: `{name}` must be a positive number, got {value}.")
     check_weights(folder / "autoencoder", TextAutoencoder)
     check_weights(folder / "denoiser", LatentDenoiser)
 
@@ -149,18 +167,8 @@ def check_token_pipeline_folder(folder: Path) -> type[TokenModel]:
         ValueError: If a part is damaged or does not fit.
     """
     check_folder(folder)
-    module_name, class_name = check_model_index(folder, TOKEN_COMPONENT_FILES)["token_model"]
-    model_class = None
-    if module_name.startswith("ldm_text.baselines."):
-        try:
-            model_class = getattr(importlib.import_module(module_name), class_name, None)
-        except ImportError:
-            model_class = None
-    if not isinstance(model_class, type) or not issubclass(model_class, TokenModel):
-        raise ValueError(
-            f"`{folder / 'model_index.json'}` names no baseline: `token_model` must be a class of "
-            f"ldm_text.baselines, got {module_name}.{class_name}."
-        )
+    index = check_model_index(folder, TOKEN_COMPONENT_FILES, "TokenPipeline")
+    model_class = component_class(folder / "model_index.json", "token_model", index["token_model"])
     check_weights(folder / "token_model", model_class)
     return model_class
 
@@ -181,8 +189,9 @@ def load_quietly(load: Callable[..., Any], path: str | Path, options: dict[str, 
     diffusers_logging.disable_progress_bar()  # small parts take no time
     try:
         return load(str(path), **options)
-    except (AttributeError, ImportError, TypeError) as error:
-        raise ValueError(f"`{path}` cannot be loaded: {error}") from error
+    except Exception as error:  # the libraries meet values of any kind in the configurations
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"`{path}` cannot be loaded: {reason}") from error
     finally:
         if shows_bars:
             diffusers_logging.enable_progress_bar()

@@ -26,6 +26,12 @@ def check_special_tokens(tokenizer: PreTrainedTokenizerFast, config: Any, compon
                 f"The tokenizer is not the one the {component} was trained with: "
                 f"the {component} has {expected} {name}, the tokenizer {got}."
             )
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= config.vocab_size:
+        raise ValueError(
+            f"The tokenizer writes ids up to {largest}, the {component} reads those below "
+            f"{config.vocab_size}."
+        )
 
 
 def check_components(

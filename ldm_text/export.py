@@ -12,10 +12,16 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from autoencoder.checkpoint_file import check_checkpoint_file
+from denoiser.decoder_adaptation import LitDecoderAdaptation
+from denoiser.distillation_training import LitDistillation
 from denoiser.schedulers import SchedulerName, make_scheduler
 from denoiser.training import LitDenoiser
 from ldm_text.baselines.pipeline import TokenPipeline
+from ldm_text.baselines.self_distillation_training import LitSelfDistillation
 from ldm_text.baselines.training import LitTokenModel
+from ldm_text.checksums import CHECKSUMS, write_checksums
+from ldm_text.parsers import check_nesting
 from ldm_text.pipeline import LatentTextPipeline, default_guider
 from ldm_text.tokenizer import load_tokenizer
 from ldm_text.training_report import autoencoder_checkpoint, describe_training
@@ -23,8 +29,19 @@ from ldm_text.training_report import autoencoder_checkpoint, describe_training
 logger = logging.getLogger(__name__)
 
 
+# What each training has among its hyperparameters and no other; all others are of a denoiser.
+TRAININGS: dict[str, type[LitDenoiser] | type[LitTokenModel]] = {
+    "token_model": LitTokenModel,
+    "token_teacher": LitSelfDistillation,
+    "teacher": LitDistillation,
+    "pretrained": LitDecoderAdaptation,
+}
+
+
 def load_trained_module(ckpt_path: Path) -> LitDenoiser | LitTokenModel:
     """Load a Lightning checkpoint of a denoiser, which holds its autoencoder, or of a baseline.
+
+    Students of few steps are denoisers too, and so is one whose decoder was adapted to it.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -33,9 +50,10 @@ def load_trained_module(ckpt_path: Path) -> LitDenoiser | LitTokenModel:
     if not ckpt_path.is_file():
         raise FileNotFoundError(f"`--ckpt_path`: there is no checkpoint `{ckpt_path}`.")
     try:
+        check_checkpoint_file(ckpt_path)
         content = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=True)
-        is_baseline = "token_model" in content["hyper_parameters"]
-        module = (LitTokenModel if is_baseline else LitDenoiser).load_from_checkpoint(
+        names = [name for name in TRAININGS if name in content["hyper_parameters"]]
+        module = (TRAININGS[names[0]] if names else LitDenoiser).load_from_checkpoint(
             ckpt_path, map_location="cpu", weights_only=True, strict=True
         )
     except (RuntimeError, ValueError, KeyError, TypeError, UnpicklingError) as error:
@@ -43,6 +61,13 @@ def load_trained_module(ckpt_path: Path) -> LitDenoiser | LitTokenModel:
             f"`--ckpt_path`: `{ckpt_path}` is no checkpoint of a denoiser or a baseline. {error}"
         ) from error
     return module.eval()
+
+
+def stage_of(module: LitDenoiser) -> str:
+    """Name the training of a checkpoint for the report and the copy of its configuration."""
+    if isinstance(module, LitDistillation):
+        return "distillation"
+    return "decoder" if isinstance(module, LitDecoderAdaptation) else "denoiser"
 
 
 def config_of_run(ckpt_path: Path) -> Path:
@@ -56,6 +81,7 @@ def read_data_options(ckpt_path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
+        check_nesting(path.read_text(encoding="utf-8"))
         return dict(OmegaConf.select(OmegaConf.load(path), "data.init_args"))
     except (TypeError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise ValueError(f"`{path}` is no training configuration: {error}") from error
@@ -88,7 +114,8 @@ def prepare_folder(output: Path, overwrite: bool) -> None:
             f"`--output`: `{output}` holds a pipeline; name another folder, or pass `--overwrite`."
         )
     output.mkdir(parents=True, exist_ok=True)
-    index.unlink(missing_ok=True)
+    for path in (index, output / CHECKSUMS):
+        path.unlink(missing_ok=True)
 
 
 def export(
@@ -99,6 +126,7 @@ def export(
     max_source_length_tokens: int | None = None,
     scheduler: SchedulerName | None = None,
     guidance_scale: float | None = None,
+    num_inference_steps: int | None = None,
     clamp_start: float | None = None,
     dtype: Literal["float32", "bfloat16"] = "bfloat16",
     overwrite: bool = False,
@@ -112,8 +140,12 @@ def export(
         tokenizer: Folder of the tokenizer; by default the one of the training.
         max_length_tokens: Longest text, its end token included; by default as in training.
         max_source_length_tokens: Longest source, its end token included; by default as in training.
-        scheduler: Default scheduler of a latent pipeline; euler if it is not given.
-        guidance_scale: Default weight of a latent pipeline's guidance; 3 if it is not given.
+        scheduler: Default scheduler of a latent pipeline; if it is not given, euler, or the one
+            that a student of few steps was trained for.
+        guidance_scale: Default weight of a latent pipeline's guidance; if it is not given, 3, 1 for
+            a student of few steps, or that of the adaptation for an adapted decoder.
+        num_inference_steps: Default steps of a latent pipeline; if it is not given, 16, or those
+            that a student of few steps was trained for.
         clamp_start: Default share of the steps after which a latent pipeline clamps predictions;
             1, never, if it is not given.
         dtype: Type of the stored weights.
@@ -127,6 +159,7 @@ def export(
         latent_options = (
             ("scheduler", scheduler),
             ("guidance_scale", guidance_scale),
+            ("num_inference_steps", num_inference_steps),
             ("clamp_start", clamp_start),
         )
         for name, value in latent_options:
@@ -149,17 +182,20 @@ def export(
     else:
         autoencoder = torch.nn.Module.to(module.autoencoder, weights_type)
         denoiser = torch.nn.Module.to(module.denoiser, weights_type)
+        sampling = module.sampling
         pipeline = LatentTextPipeline(
             words,
             autoencoder,
             denoiser,
-            make_scheduler(scheduler or "euler", module.noise_shift),
-            default_guider(3.0 if guidance_scale is None else guidance_scale),
+            make_scheduler(scheduler or sampling.scheduler, module.noise_shift),
+            default_guider(sampling.guidance_scale if guidance_scale is None else guidance_scale),
             *lengths,
             1.0 if clamp_start is None else clamp_start,
+            sampling.num_inference_steps if num_inference_steps is None else num_inference_steps,
         )
+        pipeline.check_inputs(None, 1, pipeline.default_num_inference_steps)
         parts = {"autoencoder": autoencoder, "denoiser": denoiser}
-        runs = {"denoiser": ckpt_path, "autoencoder": autoencoder_checkpoint(ckpt_path)}
+        runs = {stage_of(module): ckpt_path, "autoencoder": autoencoder_checkpoint(ckpt_path)}
     training = describe_training(runs, parts)
 
     prepare_folder(output, overwrite)
@@ -168,4 +204,5 @@ def export(
         if path is not None and config_of_run(path).is_file():
             shutil.copyfile(config_of_run(path), output / f"config_{stage}.yaml")
     pipeline.save_pretrained(output, safe_serialization=True)  # model_index.json comes last
+    write_checksums(output)
     logger.info("Wrote %s", output)

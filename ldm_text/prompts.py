@@ -48,15 +48,19 @@ def tokenize_prompts(
         ValueError: If a prompt is too long.
     """
     limit = max_source_length_tokens - 1
+    # A character of a text is at least one of a token's: what is longer than this has too many
+    # tokens, and they need not be counted, which takes 100 times the memory of the text.
+    max_characters = max_source_length_tokens * max(map(len, tokenizer.get_vocab()))
     rows = []
     for index, prompt in enumerate(prompts):
         if prompt is None:
             rows.append([])
             continue
-        ids = encode_text(tokenizer, prompt)
+        ids = encode_text(tokenizer, prompt[:max_characters])
         if len(ids) > limit and not truncate:
+            count = len(ids) if len(prompt) <= max_characters else f"more than {limit}"
             raise ValueError(
-                f"prompt[{index}] has {len(ids)} tokens, the model takes at most {limit}: "
+                f"prompt[{index}] has {count} tokens, the model takes at most {limit}: "
                 f"shorten it, or cut it with `truncate`. It begins with {prompt[:60]!r}."
             )
         rows.append([*ids[:limit], tokenizer.eos_token_id])

@@ -20,6 +20,8 @@ MASK_TOKEN = "<|mask|>"
 SPECIAL_TOKENS = (PAD_TOKEN, END_TOKEN, MASK_TOKEN)  # the position is the id
 MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
 
+MAX_FILE_BYTES = 1 << 27  # a vocabulary of a million tokens takes less
+
 PHRASE_SHARE = 1 / 3  # of the vocabulary, where tokens may be phrases
 
 logger = logging.getLogger(__name__)
@@ -101,8 +103,12 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
             f"No tokenizer in {folder}: `tokenizer.json` is missing. "
             "Write one with `train_tokenizer`."
         )
+    for file in folder.glob("*.json"):
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise ValueError(f"The tokenizer in {folder} cannot be read: {file.name} is too large.")
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        tokenizer.decode(encode_text(tokenizer, "a text"))  # options of wrong kinds show here
     except Exception as error:  # the tokenizers library raises bare Exception on a broken file
         raise ValueError(f"The tokenizer in {folder} cannot be read: {error}") from error
     roles = {"pad": tokenizer.pad_token, "eos": tokenizer.eos_token, "mask": tokenizer.mask_token}

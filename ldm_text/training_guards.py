@@ -12,11 +12,14 @@ from torch import Tensor
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Replace a checkpoint only once the new one is whole and on the disk.
+    """Replace a checkpoint only once the new one is whole and on the disk, and keep the old one.
 
     Lightning writes to the system's temporary folder and moves the file; where that folder is on
     another disk, the move is a copy over the old checkpoint, which a kill can cut short. Here the
-    new file, ``NAME.partial``, stands beside the old one. Remote folders stay with Lightning.
+    new file, ``NAME.partial``, stands beside the old one, which becomes ``NAME.previous.ckpt``:
+    should a disk damage the new one, the training goes on from there. Lightning's own way to two
+    checkpoints, ``save_top_k``, wants a quantity to monitor, and then leaves out steps that end an
+    epoch. Remote folders stay with Lightning.
     """
 
     def save_checkpoint(
@@ -39,8 +42,34 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
+        keep_previous(path)
         os.replace(partial, path)
         sync_folder(path.parent)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a checkpoint and the one that it replaced."""
+        super().remove_checkpoint(path)
+        if "://" not in str(path):
+            previous_of(Path(path)).unlink(missing_ok=True)
+
+
+def previous_of(path: Path) -> Path:
+    """Return where the checkpoint goes that stood at ``path`` before."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def keep_previous(path: Path) -> None:
+    """Give a checkpoint that is about to be replaced a second name; no moment is without one."""
+    if not path.is_file():
+        return
+    link, previous = path.with_name(f"{path.name}.old"), previous_of(path)
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:  # a file system without links
+        os.replace(path, previous)
+    else:
+        os.replace(link, previous)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,7 +1,11 @@
 """Factories that return real classes at toy size, on the CPU."""
 
+import os
 import sys
 from functools import partial
+
+# Networks of toy size are slower on several threads, above all where tests run side by side.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

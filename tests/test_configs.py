@@ -1,5 +1,6 @@
 """Every YAML file parses, its stages agree, and a misspelt key is refused."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ BASELINES = sorted(
 NAMES = [str(path.relative_to(CONFIGS)) for path in FILES]
 
 
-OVERLAYS = ("tiny", "e2e_distilled", "e2e_small", "tinystories_small", "e2e_teacher")
+OVERLAYS = ("tiny", "e2e_consistency", "e2e_distilled", "e2e_small", "tinystories_small")
+OVERLAYS += ("e2e_teacher",)
 TOKENS = {"e2e": (64, 44), "tinystories": (64, 0)}  # of a row: text and source
 
 
@@ -191,10 +193,21 @@ def fit_stages(main, tmp_path, monkeypatch):
     return run
 
 
-def test_tiny_overlays_train_a_step(fit_stages):
+def test_tiny_overlays_train_a_step(fit_stages, main):
+    """The student's teacher, and what is diagnosed, are the checkpoints of the stages before."""
     options = ["--data.init_args.long_texts", "truncate"]
     data = ["--data", "excerpt:e2e_train", "--text_field", "target"]
     fit_stages("tiny.yaml", data, options, options)
+    few = ["--data.init_args.tokenizer", "tokenizer", "--trainer.max_steps", 1]
+    few += ["--trainer.limit_val_batches", 1, *options]
+    code, _, error = main("fit", *config_options(CONFIGS / "distillation" / "tiny.yaml"), *few)
+    assert code == 0, error
+
+    checkpoint = "logs/autoencoder/tiny/checkpoints/last.ckpt"
+    texts = ["--data", "excerpt:e2e_validation", "--max_rows", 8]
+    code, _, error = main("diagnose", "--pipeline", checkpoint, *texts, "--output", "found.json")
+    assert code == 0, error
+    assert list(json.loads(Path("found.json").read_text())["decoder"]) == ["clean", "noised"]
 
 
 @pytest.mark.slow

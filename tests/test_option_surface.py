@@ -14,9 +14,9 @@ ROOT = Path(__file__).parents[1]
 STORED = Path(__file__).with_name("option_surface")
 NAMES = [
     f"{folder}/{path.stem}"
-    for folder in ("autoencoder", "denoiser", "baselines")
+    for folder in ("autoencoder", "denoiser", "baselines", "distillation")
     for path in sorted((ROOT / "configs" / folder).glob("e2e*.yaml"))
-    if path.stem != "e2e_distilled"  # an overlay
+    if not path.stem.endswith(("_distilled", "_small", "_teacher", "_consistency"))  # overlays
 ]
 
 

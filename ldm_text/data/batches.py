@@ -40,6 +40,11 @@ class RecordRows(Dataset):
         self.pad_token_id = pad_token_id
         self.end_token_id = end_token_id
 
+    @property
+    def fingerprint(self) -> str:
+        """Content of the rows: two data sets of one fingerprint hold the same tokens."""
+        return f"{self.cache.key} {self.max_length_tokens} {self.max_source_length_tokens}"
+
     def __len__(self) -> int:
         return len(self.cache)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ldm_text.data.token_cache import TokenCache, TokenColumn
+from ldm_text.data.token_cache import TokenColumn
 
 
 @dataclass(frozen=True)
@@ -34,28 +34,6 @@ class _Placement:
     num_rows: int
 
 
-def documents_of(cache: TokenCache) -> TokenColumn:
-    """Return all texts, and each source that is neither a text nor an earlier source.
-
-    Sources repeat (one meaning, several wordings); each is learned as often as any text.
-    """
-    if cache.source is None:
-        return cache.text
-    seen = {cache.text[row].tobytes() for row in range(len(cache.text))}
-    sources = []
-    for row in range(len(cache.source)):
-        source = cache.source[row]
-        key = source.tobytes()
-        if key not in seen:
-            seen.add(key)
-            sources.append(source)
-    lengths = np.concatenate(
-        [np.diff(cache.text.offsets), np.array([len(source) for source in sources], np.int64)]
-    )
-    ids = np.concatenate([cache.text.ids, *sources])
-    return TokenColumn(ids=ids, offsets=np.concatenate([[0], np.cumsum(lengths)]))
-
-
 def pack_documents(
     documents: TokenColumn,
     *,
@@ -64,7 +42,7 @@ def pack_documents(
     pad_token_id: int,
     end_token_id: int,
     empty_latent_prob: float = 0.0,
-    seed: int = 0,
+    seed: int | list[int] = 0,
 ) -> PackedRows:
     """Pack documents, each with its end token, into rows of whole latents.
 

@@ -3,29 +3,45 @@
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
+
+from ldm_text.data.shuffling import shuffled
 
 
 class ShuffledRows(DistributedSampler):
     """Row numbers in an order that seed and epoch decide, from any place on.
 
-    Lightning leaves a ``DistributedSampler`` alone in distributed training. Batch ``n`` of ``R``
-    processes together holds the rows of batch ``n`` of one process with ``R`` times the rows.
+    Lightning leaves a ``DistributedSampler`` alone in distributed training. ``R`` processes take
+    the batches of one process in turns: batch ``n`` of all together holds the rows of batch ``n``
+    of one process with ``R`` times the rows. Rows that fill no batch of all are left out.
+
+    Args:
+        dataset: The rows.
+        batch_size: Rows in a batch of one process.
+        num_replicas: Number of processes, ``R``.
+        rank: Number of this process.
+        seed: Decides the order, with the epoch.
     """
 
     first_row: int = 0  # of this process; rows before it were given before the run was resumed
 
+    def __init__(
+        self, dataset: Dataset, *, batch_size: int, num_replicas: int, rank: int, seed: int
+    ) -> None:
+        super().__init__(dataset, num_replicas, rank, seed=seed, drop_last=True)
+        self.batch_size = batch_size
+        self.num_rows = len(dataset)  # pyrefly: ignore [bad-argument-type]
+        num_batches = self.num_rows // (batch_size * num_replicas)
+        self.num_samples = num_batches * batch_size
+
     def __iter__(self) -> Iterator[int]:
         """Yield the row numbers of this process."""
-        state = np.random.SeedSequence([self.seed, self.epoch]).generate_state(2, np.uint32)
-        generator = torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
-        num_rows = len(self.dataset)  # pyrefly: ignore [bad-argument-type]
-        order = torch.randperm(num_rows, generator=generator)
-        own_rows = order[self.rank : self.total_size : self.num_replicas]
-        return iter(own_rows[self.first_row :].tolist())
+        order = shuffled(self.num_rows, [self.seed, self.epoch])
+        for place in range(self.first_row, self.num_samples, self.batch_size):
+            number = place // self.batch_size * self.num_replicas + self.rank
+            start = number * self.batch_size
+            yield from order(start + place % self.batch_size, start + self.batch_size)
 
 
 class ResumableLoader(DataLoader):

@@ -10,16 +10,17 @@ from torch.utils.data import DataLoader
 
 from ldm_text.data.batches import PackedBatches, RecordRows, keep_batch
 from ldm_text.data.corpus import Corpus
+from ldm_text.data.documents import Documents
 from ldm_text.data.length_policy import LengthPolicy, LongTexts
-from ldm_text.data.packing import documents_of, pack_documents
+from ldm_text.data.packed_store import pack_corpus
 from ldm_text.data.resumable_loader import ResumableLoader, ShuffledRows
 from ldm_text.data.token_cache import (
     TokenCache,
-    build_token_cache,
     cache_key,
     default_cache_dir,
     open_token_cache,
 )
+from ldm_text.data.tokenization import build_token_cache
 from ldm_text.tokenizer import load_tokenizer
 
 Part = Literal["train", "validation"]
@@ -138,10 +139,10 @@ class TextDataModule(lightning.LightningDataModule):
         dataset, trainer = self._datasets["train"], self.trainer
         order = ShuffledRows(
             dataset,
+            batch_size=self.batch_size,
             num_replicas=trainer.world_size if trainer is not None else 1,
             rank=trainer.global_rank if trainer is not None else 0,
             seed=self._seed,
-            drop_last=True,
         )
         return ResumableLoader(dataset, sampler=order, drop_last=True, **self._loader_options())
 
@@ -172,15 +173,16 @@ class TextDataModule(lightning.LightningDataModule):
         return self._pack(cache, part)
 
     def _pack(self, cache: TokenCache, part: Part) -> PackedBatches:
-        documents = documents_of(cache)
-        packed = pack_documents(
+        documents = Documents(cache)
+        packed = pack_corpus(
             documents,
+            self.cache_dir,
+            seed=self._seed if part == "train" else 0,
             max_length_tokens=self.max_length_tokens,
             tokens_per_latent=self.tokens_per_latent,
             pad_token_id=self.pad_token_id,
             end_token_id=self.end_token_id,
             empty_latent_prob=self.empty_latent_prob if part == "train" else 0.0,
-            seed=self._seed if part == "train" else 0,
         )
         logger.info("%s: %d documents in %d rows.", part, len(documents), len(packed))
         return PackedBatches(packed, pad_token_id=self.pad_token_id)

@@ -1,28 +1,20 @@
 """Token ids of a data set on disk, written once and memory-mapped ever after."""
 
 import hashlib
-import itertools
 import json
 import logging
 import os
-import shutil
-import tempfile
-from array import array
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from ldm_text.data.length_policy import LengthPolicy, TokenRow
-from ldm_text.data.records import TextRecord
-from ldm_text.tokenizer import encode_texts
+from ldm_text.data.length_policy import LengthPolicy
 
 # Part of every key: raise it when the layout of the files or the meaning of a row changes.
 CACHE_FORMAT = 1
-RECORDS_PER_BATCH = 1024
+META = "meta.json"
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +40,17 @@ class TokenColumn:
 
 @dataclass(frozen=True)
 class TokenCache:
-    """The tokenized rows of a data set; texts and sources carry no end token."""
+    """The tokenized rows of a data set; texts and sources carry no end token.
+
+    Attributes:
+        text: The texts.
+        source: Their sources, None where the data set has none.
+        key: Hash of all that decides the rows.
+    """
 
     text: TokenColumn
     source: TokenColumn | None
+    key: str = ""
 
     def __len__(self) -> int:
         return len(self.text)
@@ -77,46 +76,6 @@ def cache_key(fingerprint: str, tokenizer: PreTrainedTokenizerFast, policy: Leng
     return digest.hexdigest()[:32]
 
 
-def build_token_cache(
-    folder: Path,
-    records: Iterable[TextRecord],
-    tokenizer: PreTrainedTokenizerFast,
-    policy: LengthPolicy,
-    name: str,
-) -> None:
-    """Tokenize records into a folder that appears only when it is complete.
-
-    Args:
-        folder: Folder to create.
-        records: Records to tokenize.
-        tokenizer: Tokenizer to use.
-        policy: What to do with long texts.
-        name: Names the data in messages.
-
-    Raises:
-        ValueError: If no row remains, or a text is too long for the policy.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        rows = _tokenize(records, tokenizer, policy, name)
-        dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32)
-        num_rows = _write_columns(temporary, rows, dtype)
-        if num_rows == 0:
-            raise ValueError(
-                f"{name} leaves no rows: {policy.num_dropped} records were too long and dropped."
-            )
-        (temporary / "meta.json").write_text(json.dumps({"name": name, **asdict(policy)}, indent=1))
-        try:
-            temporary.rename(folder)
-        except OSError:
-            # Another process was faster; the key says that its content is the same.
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def open_token_cache(folder: Path) -> TokenCache:
     """Map the columns of a cache folder into memory.
 
@@ -124,9 +83,9 @@ def open_token_cache(folder: Path) -> TokenCache:
         ValueError: If a file in it is missing or damaged.
     """
     try:
-        meta = json.loads((folder / "meta.json").read_text())
+        meta = json.loads((folder / META).read_text())
         source = _open_column(folder, "source") if (folder / "source_ids.npy").exists() else None
-        cache = TokenCache(text=_open_column(folder, "text"), source=source)
+        cache = TokenCache(text=_open_column(folder, "text"), source=source, key=folder.name)
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(
             f"The token cache {folder} is damaged ({error}). Delete the folder to build it again."
@@ -138,53 +97,9 @@ def open_token_cache(folder: Path) -> TokenCache:
     return cache
 
 
-def _tokenize(
-    records: Iterable[TextRecord],
-    tokenizer: PreTrainedTokenizerFast,
-    policy: LengthPolicy,
-    name: str,
-) -> Iterator[TokenRow]:
-    records = iter(records)
-    number = 0
-    while batch := list(itertools.islice(records, RECORDS_PER_BATCH)):
-        texts = encode_texts(tokenizer, [record.text for record in batch])
-        sources: list[list[int] | None] = [None] * len(batch)
-        if batch[0].source is not None:
-            sources = list(encode_texts(tokenizer, [record.source or "" for record in batch]))
-        for text_ids, source_ids in zip(texts, sources, strict=True):
-            number += 1
-            yield from policy.apply(text_ids, source_ids, f"{name}, record {number}")
-
-
-def _write_columns(folder: Path, rows: Iterator[TokenRow], dtype: np.dtype) -> int:
-    """Write text and source columns; return the number of rows."""
-    offsets = {"text": array("q", [0]), "source": array("q", [0])}
-    with tempfile.TemporaryFile(dir=folder) as text, tempfile.TemporaryFile(dir=folder) as source:
-        for text_ids, source_ids in rows:
-            text.write(np.array(text_ids, dtype).tobytes())
-            offsets["text"].append(offsets["text"][-1] + len(text_ids))
-            if source_ids is not None:
-                source.write(np.array(source_ids, dtype).tobytes())
-                offsets["source"].append(offsets["source"][-1] + len(source_ids))
-        _write_column(folder, "text", text, offsets["text"], dtype)
-        if len(offsets["source"]) > 1:
-            _write_column(folder, "source", source, offsets["source"], dtype)
-    return len(offsets["text"]) - 1
-
-
-def _write_column(
-    folder: Path, name: str, content: BinaryIO, offsets: array, dtype: np.dtype
-) -> None:
-    """Put the header of an ``.npy`` file before ids whose number is known only at the end."""
-    content.seek(0)
-    with (folder / f"{name}_ids.npy").open("wb") as file:
-        header = {"descr": dtype.str, "fortran_order": False, "shape": (offsets[-1],)}
-        np.lib.format.write_array_header_1_0(file, header)
-        shutil.copyfileobj(content, file)
-    np.save(folder / f"{name}_offsets.npy", np.array(offsets, np.int64), allow_pickle=False)
-
-
 def _open_column(folder: Path, name: str) -> TokenColumn:
     ids = np.load(folder / f"{name}_ids.npy", mmap_mode="r", allow_pickle=False)
     offsets = np.load(folder / f"{name}_offsets.npy", mmap_mode="r", allow_pickle=False)
+    if ids.ndim != 1 or offsets.ndim != 1 or not len(offsets) or offsets[-1] != len(ids):
+        raise ValueError(f"{name}_offsets.npy and {name}_ids.npy do not fit")
     return TokenColumn(ids=ids, offsets=offsets)

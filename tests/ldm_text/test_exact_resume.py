@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,9 @@ def train(folder, call_main, toy_tokenizer_folder, monkeypatch):
             if self.global_step == kill_at:
                 raise KilledError
             loss = training_step(self, batch, batch_idx)
-            return loss * torch.nan if self.global_step == nan_at else loss
+            if self.global_step == nan_at:
+                return {"loss": (loss["loss"] if isinstance(loss, dict) else loss) * torch.nan}
+            return loss
 
         checkpoints = {"dirpath": name, "save_last": True, "every_n_train_steps": 1}
         trainer = {
@@ -167,3 +170,54 @@ def test_a_loss_that_is_not_finite_ends_the_training_and_keeps_the_batch(stage, 
     checkpoint = load("run/last.ckpt")
     assert checkpoint["global_step"] == 2
     assert all(value.isfinite().all() for value in checkpoint["current_model_state"].values())
+
+
+DAMAGE = {
+    "cut": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "flipped bit": lambda content: (
+        content[: len(content) // 2]
+        + bytes([content[len(content) // 2] ^ 4])
+        + content[len(content) // 2 + 1 :]
+    ),
+}
+
+
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(train, capsys):
+    """A flipped bit in a weight loaded without a word; a cut file was the end of the run."""
+    stage = "autoencoder"
+    assert train(stage, "unbroken") == 0
+    with pytest.raises(KilledError):
+        train(stage, "run", kill_at=4)
+    newest = ["epoch=1-step=4.ckpt", "last.ckpt"]
+    assert sorted(path.name for path in Path("run").iterdir()) == [*newest, "last.previous.ckpt"]
+    assert load("run/last.previous.ckpt")["global_step"] == 3
+    shutil.copytree("run", "kept")
+    options = ["--ckpt_path=run", "--ckpt_path=last", "--ckpt_path=run"]
+    for damage, option in zip(DAMAGE.values(), options, strict=True):
+        shutil.rmtree("run")
+        shutil.copytree("kept", "run")
+        for path in (Path("run", name) for name in newest):
+            path.write_bytes(damage(path.read_bytes()))
+        capsys.readouterr()
+        assert train(stage, "run", "--ckpt_path=run/last.ckpt") == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert "`run/last.ckpt` is damaged" in line
+        assert "Name its folder, `run`, to go on" in line
+        assert train(stage, "run", option) == 0
+        lines = capsys.readouterr().err
+        assert lines.count("is damaged") == 2
+        assert "last.previous.ckpt, step 3." in lines
+        ends = (load(f"{name}/last.ckpt") for name in ("unbroken", "run"))
+        assert not differences(*({name: run[name] for name in STATE} for run in ends))
+
+
+def test_without_a_whole_checkpoint_a_folder_is_refused_and_last_begins_anew(train, capsys):
+    with pytest.warns(UserWarning, match="there is no last checkpoint available"):
+        assert train("autoencoder", "run", "--ckpt_path=last", "--trainer.max_steps=1") == 0
+    assert load("run/last.ckpt")["global_step"] == 1
+    for path in Path("run").iterdir():
+        path.write_bytes(b"")
+    for option in ("--ckpt_path=run", "--ckpt_path=last"):
+        assert train("autoencoder", "run", option) == 2
+        assert "there is no whole checkpoint in `" in capsys.readouterr().err.splitlines()[-1]

@@ -64,7 +64,9 @@ def test_a_missing_or_wrong_autoencoder_is_one_line(refused, make_autoencoder, t
     refuse = partial(refused, "denoiser")
     refuse("No autoencoder at `nowhere.ckpt`: train one with", f"{AUTOENCODER}.path=nowhere.ckpt")
     (tmp_path / "text").write_text("x")
-    refuse("it is not unpickled.", f"{AUTOENCODER}.path=text")
+    refuse("`text` is damaged or cut, or no checkpoint", f"{AUTOENCODER}.path=text")
+    torch.save({"anything": Path("x")}, "pickled")
+    refuse("it is not unpickled.", f"{AUTOENCODER}.path=pickled")
     make_autoencoder(vocab_size=40, tokens_per_latent=2).save_pretrained("small")
     message = "The autoencoder at `small` was trained with vocab_size=40, the data module has 300"
     refuse(message, f"{AUTOENCODER}.path=small")

@@ -5,13 +5,25 @@ from ldm_text import training_guards
 from ldm_text.training_guards import AtomicCheckpointIO
 
 
-def test_checkpoint_is_written_and_replaced(tmp_path):
-    path = tmp_path / "new" / "last.ckpt"
-    for step in (1, 2):
+def step_in(path):
+    return AtomicCheckpointIO().load_checkpoint(path, weights_only=True)["step"]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_checkpoint_replaces_another_which_is_kept(tmp_path, monkeypatch, has_links):
+    def no_link(*_):
+        raise OSError("Operation not supported")
+
+    if not has_links:
+        monkeypatch.setattr(training_guards.os, "link", no_link)
+    path, previous = tmp_path / "new" / "last.ckpt", tmp_path / "new" / "last.previous.ckpt"
+    for step in (1, 2, 3):
         AtomicCheckpointIO().save_checkpoint({"step": step, "weights": torch.ones(3)}, path)
-        loaded = AtomicCheckpointIO().load_checkpoint(path, weights_only=True)
-        assert loaded["step"] == step
-        assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+        assert step_in(path) == step
+        assert sorted(path.parent.iterdir()) == ([path] if step == 1 else [path, previous])
+    assert step_in(previous) == 2
+    AtomicCheckpointIO().remove_checkpoint(path)
+    assert not list(path.parent.iterdir())
 
 
 def test_a_write_cut_short_leaves_the_old_checkpoint(tmp_path, monkeypatch):
@@ -26,10 +38,10 @@ def test_a_write_cut_short_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         AtomicCheckpointIO().save_checkpoint({"step": 2}, path)
     monkeypatch.undo()
-    assert AtomicCheckpointIO().load_checkpoint(path, weights_only=True) == {"step": 1}
+    assert step_in(path) == 1
     AtomicCheckpointIO().save_checkpoint({"step": 3}, path)
-    assert AtomicCheckpointIO().load_checkpoint(path, weights_only=True) == {"step": 3}
-    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+    assert step_in(path) == 3
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["last.ckpt", "last.previous.ckpt"]
 
 
 def test_storage_options_are_refused_as_in_lightning(tmp_path):

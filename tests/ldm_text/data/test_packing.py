@@ -4,10 +4,18 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from ldm_text.data.packing import documents_of, pack_documents
+from ldm_text.data import packed_store
+from ldm_text.data.documents import Documents
+from ldm_text.data.packed_store import pack_corpus
+from ldm_text.data.packing import pack_documents
 from ldm_text.data.token_cache import TokenCache, TokenColumn
 
 PAD, END = 0, 1
+
+
+def documents_of(cache):
+    documents = Documents(cache)
+    return documents.block(0, len(documents))
 
 
 def column(sequences):
@@ -131,3 +139,29 @@ def pack_column(documents):
     return pack_documents(
         documents, max_length_tokens=32, tokens_per_latent=4, pad_token_id=PAD, end_token_id=END
     )
+
+
+def test_a_large_corpus_is_packed_block_by_block_into_files(tmp_path, monkeypatch):
+    texts = random_documents(95, 30)
+    sources = random_documents(95, 20, seed=1)
+    documents = Documents(TokenCache(text=column(texts), source=column(sources), key="a"))
+    options = {"max_length_tokens": 32, "tokens_per_latent": 4}
+    options |= {"pad_token_id": PAD, "end_token_id": END, "empty_latent_prob": 0.0}
+    whole = pack_corpus(documents, tmp_path, 0, **options)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(packed_store, "DOCUMENTS_PER_BLOCK", 20)
+    blocks = pack_corpus(documents, tmp_path, 0, **options)
+    assert isinstance(blocks.input_ids, np.memmap)
+    found = [
+        Counter(tuple(tokens[tokens != PAD].tolist()) for tokens in unpack(packed))
+        for packed in (whole, blocks)
+    ]
+    assert found[0] == found[1]
+    assert len(blocks) < 1.2 * len(whole)
+    monkeypatch.setattr(packed_store, "pack_documents", None)  # the second run reads the files
+    again = pack_corpus(documents, tmp_path, 0, **options)
+    assert np.array_equal(again.document_ids, blocks.document_ids)
+    [folder] = tmp_path.glob("[!.]*")
+    (folder / "input_ids.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"packed are damaged .* Delete the folder"):
+        pack_corpus(documents, tmp_path, 0, **options)

@@ -15,7 +15,8 @@ class Numbers(Dataset):
 
 
 def make(batch_size=4, num_workers=0, num_replicas=1, rank=0, seed=0):
-    order = ShuffledRows(Numbers(), num_replicas=num_replicas, rank=rank, seed=seed, drop_last=True)
+    options = {"num_replicas": num_replicas, "rank": rank, "seed": seed}
+    order = ShuffledRows(Numbers(), batch_size=batch_size, **options)
     return ResumableLoader(
         order.dataset,
         sampler=order,
@@ -69,11 +70,12 @@ def test_an_epoch_cut_short_is_followed_by_the_next_one():
 
 
 def test_two_processes_share_the_batches_of_one_with_twice_the_rows():
-    one = make(batch_size=8)
+    one, in_turns = make(batch_size=8), make(batch_size=4)
     first, second = (make(num_replicas=2, rank=rank) for rank in (0, 1))
     for _ in range(2):
-        for together, a, b in zip(one, first, second, strict=True):
-            assert sorted(together) == sorted(a + b)
+        pairs = list(zip(first, second, strict=True))
+        assert list(one) == [a + b for a, b in pairs]
+        assert list(in_turns)[:4] == [batch for pair in pairs for batch in pair]
 
 
 def test_the_order_leaves_the_random_state_of_the_training():

@@ -1,17 +1,17 @@
 import json
+import subprocess
+import sys
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from ldm_text.data import token_cache
+from ldm_text.data import tokenization
+from ldm_text.data.growing_array import GrowingArray
 from ldm_text.data.length_policy import LengthPolicy
 from ldm_text.data.records import TextRecord
-from ldm_text.data.token_cache import (
-    build_token_cache,
-    cache_key,
-    default_cache_dir,
-    open_token_cache,
-)
+from ldm_text.data.token_cache import cache_key, default_cache_dir, open_token_cache
+from ldm_text.data.tokenization import build_token_cache
 from ldm_text.tokenizer import encode_text
 
 RECORDS = [
@@ -25,8 +25,12 @@ def policy(long_texts="error", max_length_tokens=64):
     return LengthPolicy(long_texts, max_length_tokens, max_source_length_tokens=64)
 
 
+def visible(folder):
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
 def test_every_row_comes_back_as_the_tokenizer_made_it(tmp_path, tokenizer, monkeypatch):
-    monkeypatch.setattr(token_cache, "RECORDS_PER_BATCH", 2)
+    monkeypatch.setattr(tokenization, "MAX_BATCH_RECORDS", 2)
     build_token_cache(tmp_path / "cache", iter(RECORDS), tokenizer, policy(), "data")
     cache = open_token_cache(tmp_path / "cache")
     assert len(cache) == 3
@@ -43,7 +47,7 @@ def test_a_large_vocabulary_is_stored_in_four_bytes(tmp_path, tokenizer, monkeyp
             return 70_000
 
     monkeypatch.setattr(
-        token_cache,
+        tokenization,
         "encode_texts",
         lambda _tokenizer, texts: [[65_536 + len(text)] for text in texts],
     )
@@ -62,14 +66,126 @@ def test_rows_that_are_all_empty_can_be_opened(tmp_path, tokenizer):
     assert [len(cache), len(cache.text[1]), len(cache.source[0])] == [2, 0, 0]
 
 
-def test_an_interrupted_build_leaves_nothing(tmp_path, tokenizer):
-    def records():
-        yield TextRecord("a")
+@pytest.mark.parametrize("kept_batches", [1, 2, 3])
+def test_an_interrupted_build_goes_on_where_it_was(
+    tmp_path, tokenizer, monkeypatch, caplog, kept_batches
+):
+    monkeypatch.setattr(tokenization, "MAX_BATCH_RECORDS", 2)
+    monkeypatch.setattr(tokenization, "BATCHES_PER_SAVE", kept_batches)
+    records = [TextRecord(f"{number} " * (40 if number == 3 else 2), "a") for number in range(11)]
+    build_token_cache(tmp_path / "whole", records, tokenizer, policy("drop"), "data")
+
+    def until_interrupted():
+        yield from records[:8]
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
+        build_token_cache(
+            tmp_path / "cache", until_interrupted(), tokenizer, policy("drop"), "data"
+        )
+    assert visible(tmp_path) == ["whole"]
+    texts, encode_texts = [], tokenization.encode_texts
+    monkeypatch.setattr(
+        tokenization,
+        "encode_texts",
+        lambda tokenizer, some: texts.extend(some) or encode_texts(tokenizer, some),
+    )
+    caplog.set_level("INFO")
+    build_token_cache(tmp_path / "cache", records, tokenizer, policy("drop"), "data")
+    num_kept = {1: 8, 2: 8, 3: 6}[kept_batches]
+    assert f"Going on after record {num_kept}, where" in caplog.text
+    assert [text for text in texts if text != "a"] == [record.text for record in records[num_kept:]]
+    files = [
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        for name in ("whole", "cache")
+    ]
+    assert files[0] == files[1]
+    assert len(files[0]) == 5
+
+
+def test_bad_data_leaves_nothing(tmp_path, tokenizer):
+    def records():
+        yield TextRecord("a")
+        raise ValueError("line 2")
+
+    with pytest.raises(ValueError, match="line 2"):
         build_token_cache(tmp_path / "cache", records(), tokenizer, policy(), "data")
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".cache.lock"]
+
+
+def test_rows_behind_the_last_save_are_cut_off(tmp_path):
+    path = tmp_path / "a.npy"
+    with GrowingArray(path, np.int32, (2,)) as array:
+        array.append(np.ones((3, 2)))
+    array = GrowingArray(path, np.int32, (2,), num_rows=1)
+    array.append(np.zeros((1, 2)))
+    array.close()
+    assert np.load(path).tolist() == [[1, 1], [0, 0]]
+
+
+BUILD = """
+import os, sys
+from pathlib import Path
+from ldm_text.data import tokenization
+from ldm_text.data.growing_array import GrowingArray
+from ldm_text.data.length_policy import LengthPolicy
+from ldm_text.data.records import TextRecord
+from ldm_text.tokenizer import load_tokenizer
+
+tokenization.MAX_BATCH_RECORDS, tokenization.BATCHES_PER_SAVE = 10, 3
+kill_at = int(sys.argv[3])
+
+def records():
+    for number in range(2000):
+        if number == kill_at:
+            os.kill(os.getpid(), 9)
+        yield TextRecord(f"text {number}", f"source {number % 7}")
+
+policy = LengthPolicy("error", 64, 64)
+tokenizer = load_tokenizer(sys.argv[2])
+tokenization.build_token_cache(Path(sys.argv[1]), records(), tokenizer, policy, "d")
+"""
+
+
+def test_a_killed_process_and_two_at_once_write_what_one_writes(
+    tmp_path, tokenizer, tokenizer_folder
+):
+    def start(name, kill_at=-1):
+        arguments = [str(tmp_path / name), tokenizer_folder, str(kill_at)]
+        return subprocess.Popen([sys.executable, "-c", BUILD, *arguments])
+
+    assert start("cache", kill_at=1234).wait() == -9
+    partial = tmp_path / ".cache.partial"
+    kept = json.loads((partial / "progress.json").read_text())["num_records"]
+    assert 1100 < kept <= 1230
+    both = [start("cache"), start("cache")]
+    assert [process.wait() for process in both] == [0, 0]
+    assert visible(tmp_path) == ["cache"]
+    assert not partial.exists()
+    cache = open_token_cache(tmp_path / "cache")
+    assert len(cache) == 2000
+    assert all(
+        tokenizer.decode(cache.text[row]) == f"text {row}"
+        and tokenizer.decode(cache.source[row]) == f"source {row % 7}"
+        for row in range(2000)
+    )
+
+
+def test_memory_does_not_grow_with_the_data(tmp_path, tokenizer, monkeypatch):
+    """Offsets were kept in memory until the end, eight bytes a row and a column."""
+    monkeypatch.setattr(tokenization, "MAX_BATCH_RECORDS", 100)
+    monkeypatch.setattr(tokenization, "encode_texts", lambda _, texts: [[1]] * len(texts))
+
+    def peak(num_records):
+        records = (TextRecord("a") for _ in range(num_records))
+        tracemalloc.start()
+        build_token_cache(tmp_path / str(num_records), records, tokenizer, policy(), "data")
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return used
+
+    peak(1000)
+    assert peak(24_000) - peak(4000) < 100_000  # five bytes a row; the offsets alone are 16
 
 
 def test_the_folder_is_not_there_before_it_is_complete(tmp_path, tokenizer):
@@ -78,14 +194,14 @@ def test_the_folder_is_not_there_before_it_is_complete(tmp_path, tokenizer):
         assert not (tmp_path / "cache").exists()
 
     build_token_cache(tmp_path / "cache", records(), tokenizer, policy(), "data")
-    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+    assert visible(tmp_path) == ["cache"]
 
 
 def test_a_build_that_comes_second_keeps_the_first(tmp_path, tokenizer):
     build_token_cache(tmp_path / "cache", [TextRecord("a")], tokenizer, policy(), "first")
     build_token_cache(tmp_path / "cache", [TextRecord("a")], tokenizer, policy(), "second")
     assert json.loads((tmp_path / "cache" / "meta.json").read_text())["name"] == "first"
-    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+    assert visible(tmp_path) == ["cache"]
 
 
 def test_no_rows_is_an_error_that_says_why(tmp_path, tokenizer):

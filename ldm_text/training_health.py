@@ -1,0 +1,60 @@
+"""Log what tells early that a training goes wrong: norms, and errors by time."""
+
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import FSDPStrategy
+from torch import Tensor
+from torch.optim import Optimizer
+
+from denoiser.objective import errors_by_time
+
+
+class LogTrainingHealth(Callback):
+    """Log quantities of the training step beside its loss, as often as the trainer logs.
+
+    ``train/grad_norm`` is the norm of all gradients together before they are clipped. For a
+    denoiser, too: ``train/latent_rms`` and ``train/pred_latent_rms``, the root mean square of clean
+    and of predicted standardized latents (the first is about 1, or the statistics of the
+    autoencoder are wrong), and ``train/loss_t_...``, the loss in four bins of time, averaged over
+    the steps since the last log. Values are those of the first process.
+    """
+
+    def __init__(self) -> None:
+        self.bins: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Log the norm of the gradients."""
+        if isinstance(trainer.strategy, FSDPStrategy):
+            return  # a process holds parts of gradients only
+        if not trainer._logger_connector.should_update_logs:
+            return
+        gradients = [weight.grad for weight in pl_module.parameters() if weight.grad is not None]
+        pl_module.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Log what a denoiser's step returns beside its loss."""
+        if not isinstance(outputs, dict) or "row_error" not in outputs:
+            return
+        for name, found in errors_by_time(outputs["t"], outputs["row_error"]).items():
+            before = self.bins.get(name, (0, 0))
+            self.bins[name] = (before[0] + found[0], before[1] + found[1])
+        if not trainer._logger_connector.should_update_logs:
+            return
+        for name, (total, count) in self.bins.items():
+            if count:
+                pl_module.log(f"train/{name}", total / count)
+        self.bins.clear()
+        for name in ("latents", "pred_latents"):
+            rms = outputs[name].float().square().mean().sqrt()
+            pl_module.log(f"train/{name.removesuffix('s')}_rms", rms)

@@ -10,6 +10,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ldm_text.whole_lines import sync_folder
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Replace a checkpoint only once the new one is whole and on the disk, and keep the old one.
@@ -70,17 +72,6 @@ def keep_previous(path: Path) -> None:
         os.replace(path, previous)
     else:
         os.replace(link, previous)
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, so that a power cut cannot undo a replacement."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class StopOnNonFiniteLoss(Callback):

@@ -31,6 +31,8 @@ def write_all(file: BinaryIO, content: bytes) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Bring the names in a folder to the disk, so that a power cut cannot undo a replacement."""
+    if os.name != "posix":  # other systems cannot open a folder
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

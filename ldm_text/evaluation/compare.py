@@ -11,7 +11,6 @@ from ldm_text.evaluation.comparison_plots import draw_plots
 from ldm_text.evaluation.comparison_table import (
     Row,
     digest,
-    digest_folder,
     read_known,
     write_csv,
     write_json,
@@ -24,7 +23,7 @@ from ldm_text.evaluation.references import group_by_source, read_option
 from ldm_text.evaluation.scorer import Scorer
 from ldm_text.evaluation.sweep_options import GeneratorOptions
 from ldm_text.evaluation.timing import TimingOptions
-from ldm_text.loading import load_pipeline
+from ldm_text.loading import digest_pipeline, load_pipeline
 from ldm_text.precision import Precision, resolve_precision
 from ldm_text.training_report import describe_machine
 
@@ -138,7 +137,7 @@ def compare(  # noqa: PLR0913 (the signature is the command line)
     precision = resolve_precision(precision, first.device)
     about = {"data": data, "training_data": training_data, "precision": precision}
     about |= evaluator.describe() | {"machine": describe_machine()}
-    weights = digest_folder(Path(scorer)) if scorer and Path(scorer).is_dir() else None
+    weights = digest_pipeline(Path(scorer)) if scorer and Path(scorer).is_dir() else None
     comparison = Comparison(
         evaluator,
         held_out,

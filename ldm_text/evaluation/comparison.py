@@ -15,7 +15,6 @@ from ldm_text.evaluation.comparison_table import (
     Row,
     average,
     digest,
-    digest_folder,
     mean_of,
 )
 from ldm_text.evaluation.controls import CONTROLS, reference_texts
@@ -25,7 +24,7 @@ from ldm_text.evaluation.reports import describe_pipeline
 from ldm_text.evaluation.sweep_options import GeneratorOptions, SweepPoint, describe_settings
 from ldm_text.evaluation.timing import Stopwatch, TimingOptions
 from ldm_text.generated_rows import generate_rows
-from ldm_text.loading import TextPipeline
+from ldm_text.loading import TextPipeline, digest_pipeline
 from ldm_text.precision import Precision
 
 logger = logging.getLogger(__name__)
@@ -184,7 +183,7 @@ class Comparison:
 
         settings = {
             "generator": options.name,
-            "weights": digest_folder(options.pipeline),
+            "weights": digest_pipeline(options.pipeline),
             "num_likelihood_draws": self.num_likelihood_draws,
         }
         return self.measure_once(settings, measure)

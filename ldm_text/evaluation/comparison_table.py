@@ -52,17 +52,6 @@ def digest(*parts: Any) -> str:
     return sha256(content.encode()).hexdigest()[:16]
 
 
-def digest_folder(folder: Path) -> str:
-    """Name the content of a pipeline's folder; reports and configurations of training left out."""
-    files = sorted([*folder.rglob("*.json"), *folder.rglob("*.safetensors")])
-    contents = [
-        [str(path.relative_to(folder)), sha256(path.read_bytes()).hexdigest()]
-        for path in files
-        if path.name != "report.json"
-    ]
-    return digest(contents)
-
-
 def read_known(path: Path) -> dict[str, dict[str, Any]]:
     """Read what an earlier run has measured, by digest; nothing if there is no file.
 

@@ -93,11 +93,12 @@ def distilled(folder, call_main):
     data += ["--data.init_args.tokenizer", "tokenizer", "--trainer.limit_val_batches", 1]
     files = ["-c", CONFIGS / "e2e_masked.yaml", "-c", CONFIGS / "tiny.yaml"]
     steps = ["--trainer.max_steps", 1, "--trainer.val_check_interval", 1]
-    assert call_main("fit", *files, *data, *steps) == 0
+    place = ["--trainer.logger.init_args.version", "teacher"]
+    assert call_main("fit", *files, *data, *steps, *place) == 0
     options = {
         "data.init_args.corpus.init_args.train": "excerpt:e2e_train",
         "data.init_args.corpus.init_args.validation": "excerpt:e2e_validation",
-        "model.init_args.token_teacher.init_args.path": "logs/masked/tiny/checkpoints/last.ckpt",
+        "model.init_args.token_teacher.init_args.path": "logs/masked/teacher/checkpoints/last.ckpt",
         "model.init_args.objective.init_args.round_steps": "[1,1]",
         "model.init_args.compile_network": "false",
         "trainer.max_steps": 2,

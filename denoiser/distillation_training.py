@@ -2,7 +2,6 @@
 
 import copy
 from functools import partial
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -10,31 +9,14 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
 
 from denoiser.distillation import ConsistencyDistillation, ProgressiveDistillation
 from denoiser.loading import PretrainedDenoiser
 from denoiser.model import LatentDenoiser
+from denoiser.rounds import ROUND, check_rounds, round_at, with_rounds
 from denoiser.schedulers import SamplingDefaults
 from denoiser.teacher import DistillationRows, Teacher
 from denoiser.training import LitDenoiser
-
-ROUND = "distillation_round"  # in a checkpoint
-
-
-def round_learning_rate(step: int, round_steps: list[int], warmup_steps: int) -> float:
-    """Return the share of the learning rate: each round warms up and falls linearly to 0."""
-    start = 0
-    for length in round_steps[:-1]:
-        if step < start + length:
-            break
-        start += length
-    else:
-        length = round_steps[-1]
-    done = step - start
-    if done < warmup_steps:
-        return done / warmup_steps
-    return max(0.0, (length - done) / max(1, length - warmup_steps))
 
 
 def trainable_copy(denoiser: LatentDenoiser, latent_dim: int) -> LatentDenoiser:
@@ -113,20 +95,14 @@ class LitDistillation(LitDenoiser):
         super().on_fit_start()
         if self.compile_network:
             self.teacher.denoiser.compile()
-        max_steps, total = int(self.trainer.estimated_stepping_batches), sum(self.round_steps)
-        if max_steps > total:
-            raise ValueError(
-                f"`trainer.max_steps` must be at most {total}, the sum of the objective's "
-                f"`round_steps`, got {max_steps}."
-            )
+        check_rounds(self.trainer, self.round_steps)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Let the student be the teacher where a new round begins; seed the step."""
         super().on_train_batch_start(batch, batch_idx)
-        ends = list(accumulate(self.round_steps))[:-1]
-        if self.global_step in ends and self.round_index == ends.index(self.global_step):
+        if (index := round_at(self.global_step, self.round_steps)) > self.round_index:
             self.teacher.denoiser.load_state_dict(self.denoiser.state_dict())
-            self.begin_round(self.round_index + 1)
+            self.begin_round(index)
             steps = self.sampling.num_inference_steps
             rank_zero_info(f"Round {self.round_index + 1}: a student of {steps} sampling steps.")
 
@@ -156,8 +132,4 @@ class LitDistillation(LitDenoiser):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Set up the optimizer, and a learning rate that falls to 0 in each round."""
         optimizer = self.optimizer(self.denoiser.parameters())
-        round_steps = self.round_steps
-        schedule = LambdaLR(
-            optimizer, lambda step: round_learning_rate(step, round_steps, self.warmup_steps)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return with_rounds(optimizer, self.round_steps, self.warmup_steps)

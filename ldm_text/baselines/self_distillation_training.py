@@ -1,8 +1,6 @@
 """Train a masked model of few steps with Lightning, from a trained one."""
 
 import copy
-from bisect import bisect_right
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -10,9 +8,8 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
 
-from denoiser.distillation_training import ROUND, round_learning_rate
+from denoiser.rounds import ROUND, check_rounds, round_at, with_rounds
 from ldm_text.baselines.masked import MaskedDiffusionModel
 from ldm_text.baselines.pretrained import PretrainedTokenModel
 from ldm_text.baselines.self_distillation import SelfDistillation
@@ -83,19 +80,13 @@ class LitSelfDistillation(LitTokenModel):
         super().on_fit_start()
         if self.compile_network:
             self.teacher.network.compile()
-        max_steps, total = self.trainer.estimated_stepping_batches, sum(self.objective.round_steps)
-        if max_steps > total:
-            raise ValueError(
-                f"`trainer.max_steps` must be at most {total}, the sum of the objective's "
-                f"`round_steps`, got {max_steps}."
-            )
+        check_rounds(self.trainer, self.objective.round_steps)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Let the student be the teacher where a new round begins; seed the step."""
         super().on_train_batch_start(batch, batch_idx)
         self.teacher.eval()
-        ends = list(accumulate(self.objective.round_steps))[:-1]
-        if (index := bisect_right(ends, self.global_step)) > self.round_index:
+        if (index := round_at(self.global_step, self.objective.round_steps)) > self.round_index:
             self.teacher.load_state_dict(self.token_model.state_dict())
             self.round_index = index
             rank_zero_info(f"Round {index}: {self.num_inference_steps} sampling steps.")
@@ -125,8 +116,4 @@ class LitSelfDistillation(LitTokenModel):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Set up the optimizer, and a learning rate that falls to 0 in each round."""
         optimizer = self.optimizer(self.token_model.parameters())
-        round_steps = self.objective.round_steps
-        schedule = LambdaLR(
-            optimizer, lambda step: round_learning_rate(step, round_steps, self.warmup_steps)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return with_rounds(optimizer, self.objective.round_steps, self.warmup_steps)

@@ -9,7 +9,7 @@ from denoiser import (
     PretrainedDenoiser,
     ProgressiveDistillation,
 )
-from denoiser.distillation_training import ROUND, round_learning_rate
+from denoiser.rounds import ROUND, round_learning_rate
 from denoiser.schedulers import SamplingDefaults, make_scheduler
 
 AdamW = partial(torch.optim.AdamW, lr=3e-3)

@@ -1,0 +1,48 @@
+"""Rounds of a distillation: where each begins, and a learning rate that falls to 0 in each."""
+
+from bisect import bisect_right
+from itertools import accumulate
+
+from lightning import Trainer
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+ROUND = "distillation_round"  # in a checkpoint
+
+
+def round_at(step: int, round_steps: list[int]) -> int:
+    """Return the round, from 0, that a training step is in; steps behind the last are in it."""
+    return bisect_right(list(accumulate(round_steps))[:-1], step)
+
+
+def round_learning_rate(step: int, round_steps: list[int], warmup_steps: int) -> float:
+    """Return the share of the learning rate: each round warms up and falls linearly to 0."""
+    index = round_at(step, round_steps)
+    length, done = round_steps[index], step - sum(round_steps[:index])
+    if done < warmup_steps:
+        return done / warmup_steps
+    return max(0.0, (length - done) / max(1, length - warmup_steps))
+
+
+def check_rounds(trainer: Trainer, round_steps: list[int]) -> None:
+    """Compare the length of the rounds with that of the training.
+
+    Raises:
+        ValueError: If the training is longer than its rounds.
+    """
+    if trainer.estimated_stepping_batches > sum(round_steps):
+        raise ValueError(
+            f"`trainer.max_steps` must be at most {sum(round_steps)}, the sum of the objective's "
+            f"`round_steps`, got {int(trainer.estimated_stepping_batches)}."
+        )
+
+
+def with_rounds(
+    optimizer: Optimizer, round_steps: list[int], warmup_steps: int
+) -> OptimizerLRScheduler:
+    """Give an optimizer the learning rate of ``round_learning_rate``, in Lightning's form."""
+    schedule = LambdaLR(
+        optimizer, lambda step: round_learning_rate(step, round_steps, warmup_steps)
+    )
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

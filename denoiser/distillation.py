@@ -15,22 +15,9 @@ from torch import Tensor
 
 from denoiser.model import LatentDenoiser
 from denoiser.noise import add_noise, landing_to_latents, shift_time
+from denoiser.objective import Losses, squared_error
 from denoiser.schedulers import SchedulerName
 from denoiser.teacher import DistillationRows, Teacher, draw_points, grid_time
-
-Losses = dict[str, Tensor]
-
-
-def squared_error(prediction: Tensor, target: Tensor, t: Tensor, latents: Tensor) -> Losses:
-    """Compare predictions ``(B, L, D)`` with targets; returns what ``denoising_loss`` returns."""
-    row_error = (prediction - target).square().mean(dim=(1, 2))
-    return {
-        "loss": row_error.mean(),
-        "t": t,
-        "row_error": row_error.detach(),
-        "latents": latents,
-        "pred_latents": prediction,
-    }
 
 
 @torch.no_grad()

@@ -6,6 +6,8 @@ from torch import Tensor
 from denoiser.model import LatentDenoiser
 from denoiser.noise import add_noise, sample_time
 
+Losses = dict[str, Tensor]
+
 
 def denoising_loss(
     denoiser: LatentDenoiser,
@@ -51,7 +53,12 @@ def denoising_loss(
                 noisy_latents[rows], t[rows], known_latents[rows], known_mask[rows], is_null[rows]
             )
     prediction = denoiser(noisy_latents, t, known_latents, known_mask, is_null, self_condition)
-    row_error = (prediction - latents).square().mean(dim=(1, 2))
+    return squared_error(prediction, latents, t, latents)
+
+
+def squared_error(prediction: Tensor, target: Tensor, t: Tensor, latents: Tensor) -> Losses:
+    """Compare predictions ``(B, L, D)`` with targets; returns what ``denoising_loss`` returns."""
+    row_error = (prediction - target).square().mean(dim=(1, 2))
     return {
         "loss": row_error.mean(),
         "t": t,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -16,6 +16,7 @@ from denoiser.training import LitDenoiser
 from ldm_text.baselines.pipeline import TokenPipeline
 from ldm_text.baselines.training import LitTokenModel
 from ldm_text.evaluation.metrics import corpus_bleu
+from ldm_text.first_batch import KeepFirstBatch
 from ldm_text.pipeline import LatentTextPipeline, default_guider
 
 
@@ -32,7 +33,7 @@ def markdown_table(header: list[str], rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
-class LogTexts(Callback):
+class LogTexts(KeepFirstBatch):
     """Log decoded texts at each validation: reconstructions, or texts generated from noise.
 
     For an autoencoder, texts go through clean latents and through latents with as much noise as
@@ -54,24 +55,10 @@ class LogTexts(Callback):
         num_inference_steps: int = 16,
         guidance_scale: float = 3.0,
     ) -> None:
-        self.num_rows = num_rows
+        super().__init__(num_rows)
         self.num_shown = num_shown
         self.num_inference_steps = num_inference_steps
         self.guidance_scale = guidance_scale
-        self.batch: dict[str, Tensor] = {}
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: dict[str, Tensor],
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep rows of the first batch."""
-        if batch_idx == 0:
-            self.batch = {name: values[: self.num_rows] for name, values in batch.items()}
 
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

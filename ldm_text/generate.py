@@ -5,13 +5,12 @@ from pathlib import Path
 
 from denoiser.schedulers import SchedulerName
 from ldm_text.batch.job import JobReport, run_job
-from ldm_text.batch.line_inputs import STANDARD_STREAM, PromptsFormat
+from ldm_text.batch.line_inputs import STANDARD_STREAM, PromptsFormat, prompt_field
 from ldm_text.batch.options import JobOptions, OnError
 from ldm_text.batch.texts import TextWorkOptions
 from ldm_text.batch.work import Record
 from ldm_text.control.options import ControlOptions
 from ldm_text.control.work import ControlledWorkOptions
-from ldm_text.data.readers import PLAIN_TEXT_FIELD, is_plain_text
 from ldm_text.generated_rows import Sampling, TextSettings
 from ldm_text.pipeline import LatentTextPipeline
 from ldm_text.precision import Precision
@@ -93,8 +92,7 @@ def generate(  # noqa: PLR0913 (the signature is the command line)
         prompts, output, prompts_format, columns, on_error, shard, start_over, batch_size
     )
     options.check()
-    is_text = prompts_format == "txt" or (prompts is not None and is_plain_text(prompts))
-    field = PLAIN_TEXT_FIELD if is_text else source_field
+    field = prompt_field(prompts, prompts_format, source_field)
     work_options = TextWorkOptions(
         pipeline,
         TextSettings(num_inference_steps, guidance_scale, seed, truncate, sampling, precision),

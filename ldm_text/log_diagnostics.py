@@ -1,9 +1,7 @@
 """The quantities of ``ldm-text diagnose`` that cost little, as validation metrics of a training."""
 
-from typing import Any
-
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from torch import Tensor
 
 from autoencoder.diagnostics import (
@@ -20,6 +18,7 @@ from autoencoder.model import TextAutoencoder
 from autoencoder.training import LitAutoencoder
 from denoiser.diagnostics import linear_noise_shift, predict_once, recovered_information
 from denoiser.training import LitDenoiser
+from ldm_text.first_batch import KeepFirstBatch
 
 TIMES = (0.0, 0.2, 0.33, 0.5, 0.6, 0.67, 0.75, 0.8, 0.86, 0.9, 0.95, 1.0)
 PREDICTION_TIMES = (0.5, 0.8, 0.9, 1.0)  # noise-to-signal ratios 1, 4, 9 and no signal
@@ -121,7 +120,7 @@ def diagnose_predictions(
     return found
 
 
-class LogDiagnostics(Callback):
+class LogDiagnostics(KeepFirstBatch):
     """Log quantities of ``ldm-text diagnose`` at each validation, on texts of its first batch.
 
     Of an autoencoder in training those of ``diagnose_latents``: reconstruction is not what makes
@@ -136,21 +135,7 @@ class LogDiagnostics(Callback):
     def __init__(self, num_texts: int = 64) -> None:
         if num_texts < 2:
             raise ValueError(f"`num_texts` must be at least 2, got {num_texts}.")
-        self.num_texts = num_texts
-        self.batch: dict[str, Tensor] = {}
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: dict[str, Tensor],
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the first batch."""
-        if batch_idx == 0:
-            self.batch = {name: values[: self.num_texts] for name, values in batch.items()}
+        super().__init__(num_texts)
 
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -160,7 +145,7 @@ class LogDiagnostics(Callback):
         generator = torch.Generator().manual_seed(0)
         with torch.compiler.set_stance("force_eager"):
             if isinstance(pl_module, LitAutoencoder):
-                ids, mask = documents_of(self.batch, self.num_texts)
+                ids, mask = documents_of(self.batch, self.max_rows)
                 found = diagnose_latents(pl_module.autoencoder, ids, mask, generator)
             elif isinstance(pl_module, LitDenoiser):
                 found = diagnose_predictions(pl_module, self.batch, generator)

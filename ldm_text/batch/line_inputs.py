@@ -10,13 +10,19 @@ from typing import Any, Literal
 from ldm_text.batch.inputs import EmptyRow, InputRow, InputRows, InputSize, TableRows
 from ldm_text.batch.work import RowError
 from ldm_text.data.compression import read_raw_lines
-from ldm_text.data.readers import PLAIN_TEXT_FIELD, file_kind, is_hub, resolve_path
+from ldm_text.data.readers import PLAIN_TEXT_FIELD, file_kind, is_hub, is_plain_text, resolve_path
 
 MAX_LINE_BYTES = 1 << 26
 STANDARD_STREAM = Path("-")
 LINE_KINDS = (".jsonl", ".txt")
 
 PromptsFormat = Literal["jsonl", "txt"]
+
+
+def prompt_field(path: Path | None, kind: PromptsFormat | None, field: str) -> str:
+    """Name the field of a prompt; lines of text have one of their own, whatever the user says."""
+    is_text = kind == "txt" or (path is not None and is_plain_text(path))
+    return PLAIN_TEXT_FIELD if is_text else field
 
 
 def open_input(path: Path | None, kind: PromptsFormat | None = None) -> InputRows:

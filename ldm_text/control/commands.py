@@ -5,7 +5,7 @@ from pathlib import Path
 
 from denoiser.schedulers import SchedulerName
 from ldm_text.batch.job import run_job
-from ldm_text.batch.line_inputs import PromptsFormat
+from ldm_text.batch.line_inputs import PromptsFormat, prompt_field
 from ldm_text.batch.options import JobOptions, OnError
 from ldm_text.batch.texts import TextWorkOptions
 from ldm_text.batch.work import Record
@@ -13,7 +13,6 @@ from ldm_text.control.edit import check_strength
 from ldm_text.control.edit_work import EditWorkOptions
 from ldm_text.control.options import ControlOptions
 from ldm_text.control.work import ControlledWorkOptions
-from ldm_text.data.readers import PLAIN_TEXT_FIELD, is_plain_text
 from ldm_text.generate import finish
 from ldm_text.generated_rows import Sampling, TextSettings
 from ldm_text.precision import Precision
@@ -85,7 +84,7 @@ def infill(  # noqa: PLR0913 (the signature is the command line)
     job.check()
     settings = TextSettings(num_inference_steps, guidance_scale, seed, False, sampling, precision)
     text = TextWorkOptions(pipeline, settings, num_samples, source_field, scheduler)
-    field = PLAIN_TEXT_FIELD if is_text(prompts, prompts_format) else template_field
+    field = prompt_field(prompts, prompts_format, template_field)
     options = ControlledWorkOptions(
         text, control, template, None if template is not None else field, source
     )
@@ -158,7 +157,7 @@ def edit(  # noqa: PLR0913 (the signature is the command line)
     job.check()
     settings = TextSettings(num_inference_steps, guidance_scale, seed, False, sampling, precision)
     work = TextWorkOptions(pipeline, settings, num_samples, source_field, scheduler)
-    field = PLAIN_TEXT_FIELD if is_text(prompts, prompts_format) else text_field
+    field = prompt_field(prompts, prompts_format, text_field)
     options = EditWorkOptions(work, strength, text, field, source, tuple(protect), tuple(change))
     report = run_job(options.load(), job, show=lambda records: show(records, "original"))
     return finish(report, output)
@@ -172,11 +171,6 @@ def check_one_of(name: str, value: str | None, prompts: Path | None) -> None:
     """
     if (value is None) == (prompts is None):
         raise ValueError(f"Give `--{name}`, or a file of them by `--prompts`, and not both.")
-
-
-def is_text(prompts: Path | None, prompts_format: PromptsFormat | None) -> bool:
-    """Tell whether rows are lines of text."""
-    return prompts_format == "txt" or (prompts is not None and is_plain_text(prompts))
 
 
 def show(records: list[Record], before: str) -> None:

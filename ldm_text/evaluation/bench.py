@@ -1,6 +1,5 @@
 """``ldm-text bench``: time generators side by side, in turns, in one run."""
 
-import json
 import logging
 import sys
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from ldm_text.evaluation.bench_meters import (
 from ldm_text.evaluation.bench_report import describe_rows, growth_with_batch, growth_with_calls
 from ldm_text.evaluation.compare import check_generators
 from ldm_text.evaluation.comparison import fill_in
+from ldm_text.evaluation.comparison_table import write_json
 from ldm_text.evaluation.evaluate import check_least
 from ldm_text.evaluation.references import read_option
 from ldm_text.evaluation.sweep_options import GeneratorOptions, SweepPoint
@@ -27,6 +27,7 @@ from ldm_text.evaluation.timing import Stopwatch, TimedCall
 from ldm_text.loading import load_pipeline
 from ldm_text.precision import Precision, resolve_precision
 from ldm_text.training_report import describe_machine
+from ldm_text.whole_lines import check_output_file
 
 logger = logging.getLogger(__name__)
 SEED = (0,)
@@ -146,8 +147,10 @@ def bench(
         raise ValueError(f"`--batch_sizes` must be 1 or larger, got {list(batch_sizes)}.")
     if num_cold_starts < 0:
         raise ValueError(f"`--num_cold_starts` must be 0 or larger, got {num_cold_starts}.")
-    check_output_file(output, overwrite)
-    prompts = read_prompts(data, text_field, source_field)
+    check_output_file("--output", output)
+    if output.exists() and not overwrite:
+        raise ValueError(f"`--output`: `{output}` is there; name another, or pass `--overwrite`.")
+    prompts = sources_of(data, text_field, source_field)
     entries = make_entries(generators, prompts, batch_sizes, precision)
     device = entries[0].stopwatch.pipeline.device
     logger.info("%d settings and batch sizes, %d calls of each.", len(entries), num_repeats + 1)
@@ -172,25 +175,12 @@ def bench(
         "growth_with_calls": growth_with_calls(rows),
         "growth_with_batch": growth_with_batch(rows),
     }
-    output.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(output, result)
     sys.stdout.write(describe_rows(rows))
     logger.info("Wrote `%s`.", output)
 
 
-def check_output_file(output: Path, overwrite: bool) -> None:
-    """Make sure that the file can be written at the end.
-
-    Raises:
-        FileNotFoundError: If its folder is missing.
-        ValueError: If it is there and is to be kept, or is a folder.
-    """
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"`--output`: there is no folder `{output.parent}`; make it first.")
-    if output.is_dir() or (output.exists() and not overwrite):
-        raise ValueError(f"`--output`: `{output}` is there; name another, or pass `--overwrite`.")
-
-
-def read_prompts(data: str | None, text_field: str, source_field: str | None) -> list[str | None]:
+def sources_of(data: str | None, text_field: str, source_field: str | None) -> list[str | None]:
     """Read the sources of data; one empty prompt without data or sources."""
     if data is None or source_field is None:
         return [None]

@@ -1,11 +1,14 @@
 """Seed each training step by its number, so that a resumed run draws what an unbroken one draws."""
 
 import random
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from lightning import LightningModule
+from lightning.pytorch.strategies import FSDPStrategy
+
+from autoencoder.sharding import is_sharded, shard
 
 
 class SeededSteps(LightningModule):
@@ -18,9 +21,33 @@ class SeededSteps(LightningModule):
     """
 
     base_seed: int = 0
+    can_be_sharded: ClassVar[bool] = True
+
+    def configure_model(self) -> None:
+        """Shard the weights, where the strategy has laid out processes for it.
+
+        Raises:
+            ValueError: If this training copies or samples from its own weights.
+        """
+        if self.device_mesh is None or is_sharded(self):
+            return
+        if not self.can_be_sharded:
+            raise ValueError(
+                f"{type(self).__name__} needs whole weights: use `--trainer.strategy ddp` for it."
+            )
+        shard(self, self.device_mesh["data_parallel"], ("training_step", "validation_step"))
 
     def setup(self, stage: str) -> None:
-        """Keep what Lightning's ``seed_everything`` set, before steps set other seeds."""
+        """Keep what Lightning's ``seed_everything`` set, before steps set other seeds.
+
+        Raises:
+            ValueError: If the strategy wraps the forward pass of a module; these have none.
+        """
+        if isinstance(self.trainer.strategy, FSDPStrategy):
+            raise ValueError(
+                "`--trainer.strategy fsdp` shards what runs in `forward` alone; use "
+                "`--trainer.strategy fully_sharded`."
+            )
         self.base_seed = torch.initial_seed()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

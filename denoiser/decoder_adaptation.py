@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +64,8 @@ class LitDecoderAdaptation(LitDenoiser):
         compile_network: Compile the networks with ``torch.compile``.
         cache_latents: As in ``LitDenoiser``.
     """
+
+    can_be_sharded: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 import copy
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -45,6 +45,8 @@ class LitDistillation(LitDenoiser):
         latent_cache_dir: As in ``LitDenoiser``.
     """
 
+    can_be_sharded: ClassVar[bool] = False
+
     def __init__(
         self,
         teacher: PretrainedDenoiser,
@@ -58,6 +60,11 @@ class LitDistillation(LitDenoiser):
         cache_latents: bool = False,
         latent_cache_dir: str | None = None,
     ) -> None:
+        if teacher.denoiser.config.infill_prob:
+            raise ValueError(
+                "The teacher was trained with `infill_prob` above 0: its student would lose how to "
+                "write beside known text, which the objectives of distillation do not show it."
+            )
         super().__init__(
             denoiser=partial(trainable_copy, teacher.denoiser),
             autoencoder=teacher.autoencoder,

@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from autoencoder.sharding import whole_networks
 from autoencoder.training import LitAutoencoder
 from denoiser.distillation_training import LitDistillation
 from denoiser.schedulers import SamplingDefaults, make_scheduler
@@ -64,15 +65,21 @@ class LogTexts(KeepFirstBatch):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write texts to the logger."""
         datamodule = getattr(trainer, "datamodule", None)
-        if trainer.sanity_checking or not trainer.is_global_zero or datamodule is None:
+        if trainer.sanity_checking or datamodule is None:
             return
-        with torch.compiler.set_stance("force_eager"):
-            if isinstance(pl_module, LitAutoencoder):
-                table = self.reconstructions(pl_module, datamodule.tokenizer)
-            elif isinstance(pl_module, LitDenoiser | LitTokenModel):
-                table = self.generations(pl_module, datamodule)
-            else:
-                return
+        with whole_networks(pl_module):
+            if trainer.is_global_zero:
+                self.write(trainer, pl_module, datamodule)
+
+    @torch.compiler.set_stance("force_eager")
+    def write(self, trainer: Trainer, pl_module: LightningModule, datamodule: Any) -> None:
+        """Make a table of texts and give it to the logger."""
+        if isinstance(pl_module, LitAutoencoder):
+            table = self.reconstructions(pl_module, datamodule.tokenizer)
+        elif isinstance(pl_module, LitDenoiser | LitTokenModel):
+            table = self.generations(pl_module, datamodule)
+        else:
+            return
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("val/texts", table, trainer.global_step)

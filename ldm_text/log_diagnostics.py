@@ -15,6 +15,7 @@ from autoencoder.diagnostics import (
     score_decoder,
 )
 from autoencoder.model import TextAutoencoder
+from autoencoder.sharding import whole_networks
 from autoencoder.training import LitAutoencoder
 from denoiser.diagnostics import linear_noise_shift, predict_once, recovered_information
 from denoiser.training import LitDenoiser
@@ -143,7 +144,7 @@ class LogDiagnostics(KeepFirstBatch):
         if trainer.sanity_checking:
             return
         generator = torch.Generator().manual_seed(0)
-        with torch.compiler.set_stance("force_eager"):
+        with whole_networks(pl_module), torch.compiler.set_stance("force_eager"):
             if isinstance(pl_module, LitAutoencoder):
                 ids, mask = documents_of(self.batch, self.max_rows)
                 found = diagnose_latents(pl_module.autoencoder, ids, mask, generator)

@@ -6,8 +6,10 @@ from typing import Any
 
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, _InstantiatorFn
+from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from ldm_text.fully_sharded import FullySharded
 from ldm_text.parsers import OneLineParser
 from ldm_text.precision import warn_of_emulation
 from ldm_text.resume import NEWEST, checkpoint_folder, checkpoint_to_read
@@ -76,6 +78,7 @@ def train() -> None:
         ValueError: If the configuration or a checkpoint does not do; as from the classes in it.
     """
     os.environ.setdefault("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")  # Lightning unpickles from URLs
+    StrategyRegistry.register(FullySharded.strategy_name, FullySharded, override=True)
     try:
         TextCLI(
             LightningModule,

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from denoiser.objective import errors_by_time
@@ -28,12 +28,12 @@ class LogTrainingHealth(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         """Log the norm of the gradients."""
-        if isinstance(trainer.strategy, FSDPStrategy):
-            return  # a process holds parts of gradients only
         if not trainer._logger_connector.should_update_logs:
             return
         gradients = [weight.grad for weight in pl_module.parameters() if weight.grad is not None]
-        pl_module.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+        norm = torch.nn.utils.get_total_norm(gradients)
+        # Of sharded gradients each process holds a part.
+        pl_module.log("train/grad_norm", norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
     def on_train_batch_end(
         self,

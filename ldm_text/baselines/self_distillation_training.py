@@ -1,7 +1,7 @@
 """Train a masked model of few steps with Lightning, from a trained one."""
 
 import copy
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -36,6 +36,7 @@ class LitSelfDistillation(LitTokenModel):
         ValueError: If the model is no ``MaskedDiffusionModel``.
     """
 
+    can_be_sharded: ClassVar[bool] = False
     token_model: MaskedDiffusionModel
 
     def __init__(

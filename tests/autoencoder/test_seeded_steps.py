@@ -1,8 +1,10 @@
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.strategies import FSDPStrategy
 
 from autoencoder.seeded_steps import SeededSteps
 
@@ -58,3 +60,21 @@ def test_another_seed_gives_other_draws(draws):
 def test_batches_of_one_optimizer_step_draw_apart(draws):
     steps = draws(accumulate_grad_batches=2)
     assert len(set(steps)) == len(steps) == 8
+
+
+def test_sharding_of_the_forward_pass_alone_is_refused():
+    """These modules run their networks by other methods, whose weights would stay in parts."""
+    module = Recorder(num_between=0)
+    module._trainer = SimpleNamespace(strategy=FSDPStrategy())
+    module._fabric = None
+    with pytest.raises(ValueError, match=r"use `--trainer.strategy fully_sharded`"):
+        module.setup("fit")
+
+
+def test_a_training_that_needs_whole_weights_refuses_to_be_sharded():
+    module = Recorder(num_between=0)
+    module.can_be_sharded = False
+    module.configure_model()
+    module._device_mesh = object()
+    with pytest.raises(ValueError, match=r"Recorder needs whole weights: use `--trainer.strat"):
+        module.configure_model()

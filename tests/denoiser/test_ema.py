@@ -55,6 +55,30 @@ def test_training_ends_with_the_averaged_weights(make_lit_denoiser, make_texts, 
         assert torch.equal(value, frozen[name]), name
 
 
+class RecordValidation(Callback):
+    """Record, and measure a buffer, where other callbacks log their figures of a validation."""
+
+    def __init__(self):
+        self.weights = []
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        self.weights.append(pl_module.denoiser.out.weight.detach().clone())
+        pl_module.autoencoder.statistics.latent_mean.fill_(7.0)
+
+
+def test_callbacks_see_the_averaged_weights_at_a_validation(make_lit_denoiser, make_texts, fit):
+    """They saw the current ones, as the average went before they came."""
+    module, record, validation = make_lit_denoiser(), RecordWeights(), RecordValidation()
+    options = {"check_val_every_n_epoch": None, "val_check_interval": 6, "limit_val_batches": 1}
+    options["num_sanity_val_steps"] = 0
+    callbacks = [EMAWithWarmup(0.999), record, validation]
+    fit(module, make_texts(), max_steps=6, callbacks=callbacks, **options)
+    [seen] = validation.weights
+    assert torch.allclose(seen, average_of(record.weights, 0.999), atol=1e-7)
+    assert not torch.allclose(seen, record.weights[-1], atol=1e-5)
+    assert (module.autoencoder.statistics.latent_mean == 7.0).all()  # measured, not averaged
+
+
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
 def test_decay_out_of_range_is_refused(decay):
     with pytest.raises(ValueError, match=rf"`decay` must be in \[0, 1\), got {decay}"):

@@ -15,8 +15,8 @@ import yaml
 from autoencoder import TextAutoencoder
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-# Without momentum: a difference in the last bit of a gradient stays one in the weights.
-SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05}}
+# Linear in the gradients: a difference in their last bit stays one in the weights.
+SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05, "momentum": 0.5}}
 NO_NOISE = {"max_token_mask_prob": 0.0, "corruption": {"init_args": {"max_noise_ratio": 0.0}}}
 STAGES = {
     "autoencoder": ("autoencoder", "e2e", {}),
@@ -73,9 +73,19 @@ def command(folder, toy_tokenizer_folder):
                 {"class_path": "denoiser.EMAWithWarmup"},
                 {"class_path": "ldm_text.training_guards.StopOnNonFiniteLoss"},
                 {"class_path": "ldm_text.training_health.LogTrainingHealth"},
+                {"class_path": "ldm_text.training_flops.CountTrainingFLOPs"},
+                {
+                    "class_path": "ldm_text.callbacks.LogTexts",
+                    "init_args": {"num_rows": 2, "num_inference_steps": 2},
+                },
+                {
+                    "class_path": "ldm_text.log_diagnostics.LogDiagnostics",
+                    "init_args": {"num_texts": 2},
+                },
+                {"class_path": "run_commands.RecordShares", "init_args": {"path": f"{name}.json"}},
                 {
                     "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-                    "init_args": checkpoints | {"every_n_train_steps": 6},
+                    "init_args": checkpoints | {"every_n_train_steps": 3},
                 },
             ],
         }
@@ -101,6 +111,12 @@ def together(folder, command, toy_tokenizer):
     autoencoder.save_pretrained(folder / "autoencoder")
     trainer = {"strategy": "ddp", "devices": 2}
     commands = [command(stage, f"{stage} by two", 2, trainer) for stage in STAGES]
+    trainer = {"strategy": "fully_sharded", "devices": 2}
+    commands += [command(stage, f"{stage} sharded", 2, trainer) for stage in IN_TURNS]
+    for stage in IN_TURNS:
+        name = f"{stage} sharded and resumed"
+        commands.append(command(stage, name, 2, trainer | {"max_steps": 3}))
+        commands.append([*command(stage, name, 2, trainer), f"--ckpt_path={name}/last.ckpt"])
     (folder / "commands.json").write_text(json.dumps(commands))
     script = Path(__file__).with_name("run_commands.py")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -112,7 +128,7 @@ def together(folder, command, toy_tokenizer):
         text=True,
         check=False,
     )
-    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert ran.returncode == 0, ran.stderr[-9000:]
 
 
 def weights(folder, name):
@@ -127,6 +143,7 @@ def weights(folder, name):
 def train_alone(folder, command, call_main, monkeypatch, together):
     """Train a stage in one process; return its weights beside those of two processes."""
     monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(Path(__file__).parent)  # for the callback of `run_commands`
 
     def run(stage, name, batch_size, trainer):
         trainer = trainer | {"devices": 1}
@@ -156,6 +173,23 @@ def test_two_processes_equal_one_with_twice_the_batch(stage, train_alone):
     """Without random numbers, which are drawn for a whole batch, and with texts of one length."""
     alone, by_two = train_alone(stage, f"{stage} alone", 4, {})
     assert_equal_but_for_rounding(alone, by_two)
+
+
+@pytest.mark.parametrize("stage", IN_TURNS)
+def test_a_process_holds_half_of_sharded_weights_and_of_their_momentum(stage, folder, together):
+    whole, sharded = (
+        json.loads((folder / f"{stage} {name}.json").read_text()) for name in ("by two", "sharded")
+    )
+    assert whole == {"weights": 1.0, "optimizer": 1.0}
+    assert sharded == {name: pytest.approx(0.5, abs=0.02) for name in whole}
+
+
+@pytest.mark.parametrize("name", ["sharded", "sharded and resumed"])
+@pytest.mark.parametrize("stage", IN_TURNS)
+def test_sharded_weights_become_what_whole_ones_become(stage, name, folder, together):
+    """Averages included; the checkpoint is one file of whole weights, and can be resumed."""
+    sharded = weights(folder, f"{stage} {name}")
+    assert_equal_but_for_rounding(sharded, weights(folder, f"{stage} by two"))
 
 
 def test_processes_share_one_latent_cache_which_a_second_run_finds_whole(

@@ -1,0 +1,1 @@
+"""Tasks whose results can be checked: generated ones, shell commands, Python programs."""

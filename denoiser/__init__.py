@@ -10,20 +10,24 @@ from typing import TYPE_CHECKING, Any
 from denoiser.model import LatentDenoiser
 
 if TYPE_CHECKING:
+    from denoiser.classifier_training import LitLatentClassifier
     from denoiser.decoder_adaptation import LitDecoderAdaptation
     from denoiser.distillation import ConsistencyDistillation, ProgressiveDistillation
     from denoiser.distillation_training import LitDistillation
     from denoiser.ema import EMAWithWarmup
+    from denoiser.latent_classifier import LatentClassifier
     from denoiser.loading import PretrainedDenoiser
     from denoiser.training import LitDenoiser
 
 __all__ = [
     "ConsistencyDistillation",
     "EMAWithWarmup",
+    "LatentClassifier",
     "LatentDenoiser",
     "LitDecoderAdaptation",
     "LitDenoiser",
     "LitDistillation",
+    "LitLatentClassifier",
     "PretrainedDenoiser",
     "ProgressiveDistillation",
 ]
@@ -32,9 +36,11 @@ __all__ = [
 MODULES = {
     "ConsistencyDistillation": "denoiser.distillation",
     "EMAWithWarmup": "denoiser.ema",
+    "LatentClassifier": "denoiser.latent_classifier",
     "LitDecoderAdaptation": "denoiser.decoder_adaptation",
     "LitDenoiser": "denoiser.training",
     "LitDistillation": "denoiser.distillation_training",
+    "LitLatentClassifier": "denoiser.classifier_training",
     "PretrainedDenoiser": "denoiser.loading",
     "ProgressiveDistillation": "denoiser.distillation",
 }

@@ -34,6 +34,7 @@ class LatentDenoiser(ModelMixin, ConfigMixin):
         hidden_dim: int = 384,
         num_layers: int = 6,
         num_heads: int = 6,
+        infill_prob: float = 0.0,
     ) -> None:
         """Create the model; fresh, it predicts the best linear estimate for unit-variance latents.
 
@@ -42,12 +43,18 @@ class LatentDenoiser(ModelMixin, ConfigMixin):
             hidden_dim: Width of the transformer.
             num_layers: Number of transformer blocks.
             num_heads: Attention heads of each block.
+            infill_prob: Share of training rows of which a part is known: a prefix, a suffix, both
+                sides of a gap, or single latents. Above 0 the model takes known latents inside the
+                text, too, see ``clean_mask`` of ``forward``.
         """
         super().__init__()
+        if not 0 <= infill_prob <= 1:
+            raise ValueError(f"`infill_prob` must be between 0 and 1, got {infill_prob}.")
         self.noisy_projection = nn.Linear(2 * latent_dim, hidden_dim)
         self.known_projection = nn.Linear(latent_dim, hidden_dim)
         self.null_latent = nn.Parameter(torch.randn(latent_dim))
-        self.segment_embedding = nn.Embedding(2, hidden_dim)  # 0 known, 1 noisy
+        # 0 the source, 1 noisy latents of the text, 2 known ones
+        self.segment_embedding = nn.Embedding(3 if infill_prob else 2, hidden_dim)
         self.time_embedding = nn.Sequential(
             nn.Linear(256, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, hidden_dim), nn.SiLU()
         )
@@ -70,6 +77,7 @@ class LatentDenoiser(ModelMixin, ConfigMixin):
         known_mask: Tensor,
         is_null: Tensor,
         self_condition: Tensor | None = None,
+        clean_mask: Tensor | None = None,
     ) -> Tensor:
         """Predict the clean latents.
 
@@ -80,10 +88,17 @@ class LatentDenoiser(ModelMixin, ConfigMixin):
             known_mask: True at known latents that hold text, ``(B, K)``.
             is_null: True for rows ``(B,)`` whose known latents give way to the learned null.
             self_condition: An earlier prediction of clean latents, ``(B, L, D)``; ``None`` is 0.
+            clean_mask: True where ``noisy_latents`` are in truth clean and known, ``(B, L)``; for
+                models with ``infill_prob``.
 
         Returns:
-            Predicted clean latents ``(B, L, D)`` in float32.
+            Predicted clean latents ``(B, L, D)`` in float32; known ones come out as they are.
+
+        Raises:
+            ValueError: If latents of the text are known to a model without ``infill_prob``.
         """
+        if clean_mask is not None and self.segment_embedding.num_embeddings < 3:
+            raise ValueError("`clean_mask` needs a denoiser with `infill_prob` above 0.")
         num_known, num_latents = known_latents.shape[1], noisy_latents.shape[1]
         if self_condition is None:
             self_condition = torch.zeros_like(noisy_latents)
@@ -97,6 +112,9 @@ class LatentDenoiser(ModelMixin, ConfigMixin):
         known = self.known_projection(known_latents) + self.segment_embedding.weight[0]
         noisy_input = torch.cat((noisy_latents / scale, self_condition), dim=-1)
         noisy = self.noisy_projection(noisy_input) + self.segment_embedding.weight[1]
+        if clean_mask is not None:
+            clean = self.known_projection(noisy_latents) + self.segment_embedding.weight[2]
+            noisy = torch.where(clean_mask[..., None], clean, noisy)
 
         # Both segments count from 0, so that padding of the source moves nothing.
         positions = torch.cat(
@@ -110,4 +128,7 @@ class LatentDenoiser(ModelMixin, ConfigMixin):
             self.time_embedding(time_features(t, 256)),
         )
         residual = self.out(self.out_norm(hidden[:, num_known:])).float()
-        return (1 - time) / scale**2 * noisy_latents.float() + time / scale * residual
+        prediction = (1 - time) / scale**2 * noisy_latents.float() + time / scale * residual
+        if clean_mask is None:
+            return prediction
+        return torch.where(clean_mask[..., None], noisy_latents.float(), prediction)

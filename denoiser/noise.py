@@ -39,6 +39,15 @@ def add_noise(latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     return (1 - t) * latents + t * noise
 
 
+def linear_estimate(noisy_latents: Tensor, t: Tensor) -> Tensor:
+    """Estimate clean latents ``(B, L, D)`` linearly, for data of mean 0 and variance 1.
+
+    No other multiple of noisy latents at times ``t`` of shape ``(B,)`` has a smaller squared error.
+    """
+    t = t[:, None, None]
+    return (1 - t) / ((1 - t) ** 2 + t**2) * noisy_latents
+
+
 def latents_to_velocity(pred_latents: Tensor, noisy_latents: Tensor, t: Tensor) -> Tensor:
     """Convert predicted clean latents to the velocity ``noise - latents``, ``(B, L, D)``.
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from denoiser.infilling import KnownLatents, predict
 from denoiser.model import LatentDenoiser
 from denoiser.noise import add_noise, sample_time
 
@@ -17,6 +18,7 @@ def denoising_loss(
     noise_shift: float,
     cond_drop_prob: float,
     self_condition_prob: float,
+    known: KnownLatents | None = None,
 ) -> dict[str, Tensor]:
     """Noise the latents, predict them, and compare in latent space without weights.
 
@@ -33,6 +35,8 @@ def denoising_loss(
         cond_drop_prob: Probability that a row is trained with the learned null as its source; rows
             without any known text always are.
         self_condition_prob: Share of rows that see an earlier prediction.
+        known: Latents of the text that a denoiser with ``infill_prob`` is given clean; only the
+            others are compared.
 
     Returns:
         ``loss``, the mean squared error, a scalar; ``t`` and ``row_error``, both ``(B,)``;
@@ -48,12 +52,15 @@ def denoising_loss(
     num_conditioned = round(self_condition_prob * batch_size)
     if num_conditioned:
         rows = slice(num_conditioned)
+        inputs = (noisy_latents, t, known_latents, known_mask, is_null)
+        first_known = None if known is None else known.map(lambda part: part[rows])
         with torch.no_grad():
-            self_condition[rows] = denoiser(
-                noisy_latents[rows], t[rows], known_latents[rows], known_mask[rows], is_null[rows]
-            )
-    prediction = denoiser(noisy_latents, t, known_latents, known_mask, is_null, self_condition)
-    return squared_error(prediction, latents, t, latents)
+            self_condition[rows] = predict(denoiser, first_known, *(part[rows] for part in inputs))
+    prediction = predict(
+        denoiser, known, noisy_latents, t, known_latents, known_mask, is_null, self_condition
+    )
+    losses = squared_error(prediction, latents, t, latents)
+    return losses if known is None else losses | unknown_error(prediction, latents, known.mask)
 
 
 def squared_error(prediction: Tensor, target: Tensor, t: Tensor, latents: Tensor) -> Losses:
@@ -66,6 +73,19 @@ def squared_error(prediction: Tensor, target: Tensor, t: Tensor, latents: Tensor
         "latents": latents,
         "pred_latents": prediction,
     }
+
+
+def unknown_error(prediction: Tensor, target: Tensor, known_mask: Tensor) -> Losses:
+    """Compare predictions ``(B, L, D)`` where ``known_mask`` ``(B, L)`` is False.
+
+    Returns:
+        ``loss``, the mean over all unknown latents of the batch, and ``row_error``, that over those
+        of each row, ``(B,)``; 0 where all are known.
+    """
+    is_open = (~known_mask).float()
+    error = (prediction - target).square().mean(dim=2) * is_open
+    row_error = error.sum(dim=1) / is_open.sum(dim=1).clamp(min=1)
+    return {"loss": error.sum() / is_open.sum().clamp(min=1), "row_error": row_error.detach()}
 
 
 def errors_by_time(t: Tensor, row_error: Tensor) -> dict[str, tuple[Tensor, Tensor]]:

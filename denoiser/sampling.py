@@ -10,7 +10,9 @@ from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
+from denoiser.active_rows import ActiveRows
 from denoiser.guiders import weak_denoiser_of
+from denoiser.infilling import KnownLatents, predict
 from denoiser.model import LatentDenoiser
 from denoiser.noise import add_noise, latents_to_velocity
 
@@ -19,7 +21,24 @@ StepCallback = Callable[[int, Tensor, Tensor], None]
 
 
 class StepControl:
-    """What a caller may change at each step of the loop; this one changes nothing."""
+    """What a caller may change at each step of the loop; this one changes nothing.
+
+    Attributes:
+        clean: Latents of the text that a denoiser with ``infill_prob`` is given clean, if any are
+            known; a row for each row that is still denoised.
+    """
+
+    clean: KnownLatents | None = None
+
+    def guide(self, pred_latents: Tensor, noisy_latents: Tensor, t: Tensor) -> Tensor:
+        """Guide the predicted clean latents ``(B, L, D)``; comes before ``adjust``.
+
+        Args:
+            pred_latents: The prediction of the denoiser under its own guidance.
+            noisy_latents: What it was made from, same shape.
+            t: Times ``(B,)``.
+        """
+        return pred_latents
 
     def adjust(self, pred_latents: Tensor, step: int, num_steps: int) -> Tensor:
         """Change the predicted clean latents ``(B, L, D)`` before the step is taken.
@@ -44,6 +63,20 @@ class StepControl:
             t: The time after the step, a scalar; 0 after the last.
         """
         return noisy_latents
+
+    def finished(self, pred_latents: Tensor) -> Tensor | None:
+        """Tell which rows are done; asked after each step but the last.
+
+        They leave the batch with their predictions as results, and from then on the control is
+        given the other rows alone.
+
+        Args:
+            pred_latents: The prediction that the step was taken with, ``(B, L, D)``.
+
+        Returns:
+            True for rows that are done, ``(B,)``; ``None`` for none.
+        """
+        return None
 
 
 @dataclass(frozen=True)
@@ -111,6 +144,11 @@ def set_timesteps(
     return (num_inference_steps - num_steps) * getattr(scheduler, "order", 1)
 
 
+def doubled(rows: Tensor) -> Tensor:
+    """Put rows ``(B, ...)`` behind themselves, ``(2 B, ...)``, for the two branches of guidance."""
+    return torch.cat((rows, rows))
+
+
 @torch.no_grad()
 def guided_prediction(
     denoiser: LatentDenoiser,
@@ -120,26 +158,28 @@ def guided_prediction(
     known_latents: Tensor,
     known_mask: Tensor,
     self_condition: Tensor | None,
+    clean: KnownLatents | None = None,
 ) -> Tensor:
     """Predict the clean latents under guidance: one forward, on a doubled batch if guided.
 
     The guider acts on predictions of the clean latents, ``(B, L, D)``. All rows follow their source
     except those without any known text, which follow the null in both branches. A guider with a
-    weaker denoiser takes that one's prediction for the same rows in the place of the null's.
+    weaker denoiser takes that one's prediction for the same rows in the place of the null's. Known
+    latents of the text, ``clean``, are known in both branches.
     """
     no_source = ~known_mask.any(dim=1)
+    inputs = (noisy_latents, t, known_latents, known_mask, no_source, self_condition)
     if guider.num_conditions == 1:
-        return denoiser(noisy_latents, t, known_latents, known_mask, no_source, self_condition)
+        return predict(denoiser, clean, *inputs)
     weak_denoiser = weak_denoiser_of(guider)
     if weak_denoiser is not None:
-        inputs = (noisy_latents, t, known_latents, known_mask, no_source, self_condition)
-        return guider.forward(denoiser(*inputs), weak_denoiser(*inputs)).pred
-    rows = (noisy_latents, t, known_latents, known_mask, self_condition)
-    noisy_2, t_2, known_2, mask_2, self_2 = (
-        None if part is None else torch.cat((part, part)) for part in rows
-    )
+        strong, weak = (predict(each, clean, *inputs) for each in (denoiser, weak_denoiser))
+        return guider.forward(strong, weak).pred
+    noisy_2, t_2, known_2, mask_2 = map(doubled, inputs[:4])
     is_null = torch.cat((no_source, torch.ones_like(no_source)))
-    both = denoiser(noisy_2, t_2, known_2, mask_2, is_null, self_2)
+    self_2 = None if self_condition is None else doubled(self_condition)
+    clean_2 = None if clean is None else clean.map(doubled)
+    both = predict(denoiser, clean_2, noisy_2, t_2, known_2, mask_2, is_null, self_2)
     pred_cond, pred_uncond = both.chunk(2)
     return guider.forward(pred_cond, pred_uncond).pred
 
@@ -187,22 +227,34 @@ def denoise(
     step_options = {"generator": generator} if takes_generator else {}
 
     timesteps, sigmas = scheduler.timesteps[first:], scheduler.sigmas[first:]
-    noisy_latents, pred_latents = noise, None
+    noisy_latents, pred_latents, active = noise, None, ActiveRows()
     if start is not None:
         t = sigmas[0].to(noise).expand(len(noise))
         noisy_latents = add_noise(start.latents, noise, t)
     for step, timestep in enumerate(timesteps):
         t = sigmas[step].to(noise).expand(len(noise))
         guider.set_state(step, len(timesteps), timestep)
-        pred_latents = guided_prediction(
-            denoiser, guider, noisy_latents, t, known_latents, known_mask, pred_latents
+        prediction = guided_prediction(
+            denoiser,
+            guider,
+            active.take(noisy_latents),
+            active.take(t),
+            active.take(known_latents),
+            active.take(known_mask),
+            None if pred_latents is None else active.take(pred_latents),
+            control.clean,
         )
-        pred_latents = control.adjust(pred_latents, step, len(timesteps))
+        prediction = control.guide(prediction, active.take(noisy_latents), active.take(t))
+        prediction = control.adjust(prediction, step, len(timesteps))
+        pred_latents = active.put(prediction, pred_latents)
         velocity = latents_to_velocity(pred_latents, noisy_latents, t)
         noisy_latents = scheduler.step(
             velocity, timestep, noisy_latents, return_dict=False, **step_options
         )[0]
-        noisy_latents = control.renoise(noisy_latents, pred_latents, sigmas[step + 1])
+        renoised = control.renoise(active.take(noisy_latents), prediction, sigmas[step + 1])
+        noisy_latents = active.put(renoised, noisy_latents)
         if on_step_end is not None:
             on_step_end(step, noisy_latents, pred_latents)
-    return noisy_latents
+        if step + 1 < len(timesteps) and not active.drop(control.finished(prediction)):
+            break
+    return active.put(active.take(noisy_latents), pred_latents)

@@ -13,6 +13,7 @@ from autoencoder.model import TextAutoencoder
 from autoencoder.schedule import ScheduleName, with_schedule
 from autoencoder.seeded_steps import SeededSteps
 from autoencoder.training import reconstruction_loss
+from denoiser.infilling import KnownLatents, draw_known_mask, encode_known
 from denoiser.latent_cache import LatentCache
 from denoiser.latent_encoding import fill, open_latent_cache
 from denoiser.model import LatentDenoiser
@@ -139,8 +140,21 @@ class LitDenoiser(SeededSteps):
         known_latents = torch.zeros_like(latents[:, :1])
         return known_latents, torch.zeros_like(known_latents[..., 0], dtype=torch.bool)
 
+    def known_parts(self, batch: dict[str, Tensor], infill_prob: float) -> KnownLatents | None:
+        """Draw which parts of texts are known, and encode them; ``None`` at probability 0."""
+        if infill_prob == 0:
+            return None
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        known_mask = draw_known_mask(self.autoencoder.latent_mask(mask), infill_prob)
+        return encode_known(self.autoencoder, ids, mask, known_mask)
+
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Compute the denoising loss of a batch of rows; rows without a source see the null."""
+        infill_prob = self.denoiser.config.infill_prob if self.training else 0.0
+        return self.loss_beside_known(batch, infill_prob)
+
+    def loss_beside_known(self, batch: dict[str, Tensor], infill_prob: float) -> dict[str, Tensor]:
+        """Compute the loss where parts of a share of the texts are known."""
         latents = self.latents(batch, "input")
         return denoising_loss(
             self.denoiser,
@@ -149,6 +163,7 @@ class LitDenoiser(SeededSteps):
             self.noise_shift,
             self.cond_drop_prob,
             self.self_condition_prob,
+            self.known_parts(batch, infill_prob),
         )
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
@@ -158,15 +173,24 @@ class LitDenoiser(SeededSteps):
         return losses
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log the loss, in all and in four bins of time, with noise that is the same every time."""
+        """Log the loss, in all and in four bins of time, with noise that is the same every time.
+
+        Nothing of the texts is known to it, so that trainings can be compared; ``val/infill_loss``
+        is that of texts of which parts are.
+        """
         with torch.random.fork_rng(), torch.compiler.set_stance("force_eager"):
             torch.manual_seed(batch_idx)
             losses = self.loss(batch)
             pred_latents = self.autoencoder.statistics.unstandardize(losses["pred_latents"])
             decoder_loss = reconstruction_loss(self.autoencoder.decode(pred_latents), batch)
+            infill_loss = None
+            if self.denoiser.config.infill_prob:
+                infill_loss = self.loss_beside_known(batch, 1.0)["loss"]
         options = {"batch_size": len(losses["t"]), "sync_dist": True}
         self.log("val/loss", losses["loss"], prog_bar=True, **options)
         self.log("val/decoder_loss", decoder_loss, prog_bar=True, **options)
+        if infill_loss is not None:
+            self.log("val/infill_loss", infill_loss, **options)
         for name, (total, count) in errors_by_time(losses["t"], losses["row_error"]).items():
             # Also without rows: processes must log the same names.
             mean = total / max(count, 1)

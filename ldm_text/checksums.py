@@ -11,7 +11,8 @@ MAX_BYTES = 1 << 20
 
 def write_checksums(folder: Path) -> None:
     """Write the checksums of all parts of a pipeline: its index and the files of its components."""
-    files = [folder / "model_index.json", *sorted(folder.glob("*/*"))]
+    parts = [*sorted(folder.glob("*/*")), *sorted(folder.glob("classifiers/*/*"))]
+    files = [folder / "model_index.json", *parts]
     lines = [
         f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n"
         for path in files

@@ -20,6 +20,10 @@ TRAINING = {
     "predict": "run the prediction of a trained model",
 }
 COMMANDS = {
+    "add_classifier": (
+        "ldm_text.add_classifier",
+        "add a trained classifier to a pipeline, for guidance",
+    ),
     "generate": ("ldm_text.generate", "write texts, from prompts or unconditionally"),
     "bench": ("ldm_text.evaluation.bench", "time several generators side by side, in turns"),
     "compare": ("ldm_text.evaluation.compare", "measure several generators side by side"),
@@ -34,12 +38,19 @@ COMMANDS = {
     ),
     "export": ("ldm_text.export", "write a released folder from training checkpoints"),
     "infill": ("ldm_text.control.commands", "fill the gaps of texts"),
+    "interpolate": ("ldm_text.control.verb_commands", "write texts between two texts"),
+    "make_task": ("ldm_text.demonstrations.make", "write the data of a generated task"),
+    "prompt_programs": ("ldm_text.demonstrations.run", "write the prompts of HumanEval or MBPP"),
     "recombine_slots": (
         "ldm_text.meaning_representations",
         "make new sources for a teacher to write on",
     ),
+    "refine": ("ldm_text.control.verb_commands", "write the weak places of texts again"),
+    "run_programs": ("ldm_text.demonstrations.run", "run programs against tests, in a sandbox"),
+    "score_task": ("ldm_text.demonstrations.score", "check generated texts of a task"),
     "select_texts": ("ldm_text.evaluation.select", "keep generated texts with the right slots"),
     "train_tokenizer": ("ldm_text.tokenizer", "train a byte-level BPE tokenizer"),
+    "variations": ("ldm_text.control.verb_commands", "write texts near a text"),
 }
 
 

@@ -21,6 +21,7 @@ from ldm_text.baselines.pipeline import TokenPipeline
 from ldm_text.baselines.self_distillation_training import LitSelfDistillation
 from ldm_text.baselines.training import LitTokenModel
 from ldm_text.checksums import CHECKSUMS, write_checksums
+from ldm_text.data.labels import labels_of_training
 from ldm_text.parsers import check_nesting
 from ldm_text.pipeline import LatentTextPipeline, default_guider
 from ldm_text.tokenizer import load_tokenizer
@@ -172,11 +173,13 @@ def export(
         data_option("max_length_tokens", max_length_tokens, trained),
         data_option("max_source_length_tokens", max_source_length_tokens, trained),
     )
+    labels = labels_of_training(trained)
+    label_options = None if labels is None else labels.to_config()
     # Not the models' own `to`, which warns where it has nothing to say.
     runs: dict[str, Path | None]
     if isinstance(module, LitTokenModel):
         token_model = torch.nn.Module.to(module.token_model, weights_type)
-        pipeline = TokenPipeline(words, token_model, *lengths)
+        pipeline = TokenPipeline(words, token_model, *lengths, label_options)
         parts = {"token_model": token_model}
         runs = {"token_model": ckpt_path}
     else:
@@ -192,6 +195,7 @@ def export(
             *lengths,
             1.0 if clamp_start is None else clamp_start,
             sampling.num_inference_steps if num_inference_steps is None else num_inference_steps,
+            label_options,
         )
         pipeline.check_inputs(None, 1, pipeline.default_num_inference_steps)
         parts = {"autoencoder": autoencoder, "denoiser": denoiser}

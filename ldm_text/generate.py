@@ -28,7 +28,7 @@ def generate(  # noqa: PLR0913 (the signature is the command line)
     scheduler: SchedulerName | None = None,
     sampling: Sampling | None = None,
     control: ControlOptions | None = None,
-    source_field: str = "source",
+    source_field: str | None = "source",
     truncate: bool = False,
     precision: Precision = "auto",
     prompts_format: PromptsFormat | None = None,
@@ -62,7 +62,8 @@ def generate(  # noqa: PLR0913 (the signature is the command line)
             for the baselines and ``--sampling.clamp_start 0.3`` for a latent pipeline.
         control: Known text, lengths, constraints, candidates, guidance and trace, see
             docs/control.md, such as ``--control.prefix "The Vaults is"``.
-        source_field: Name of the source in JSON Lines and tables.
+        source_field: Name of the source in JSON Lines and tables; null for rows without sources,
+            which may have labels, see ``--control.label_field``.
         truncate: Cut prompts that are longer than the model's maximum instead of refusing them.
         precision: Type the networks compute in; auto is bfloat16 where the device computes it
             natively, else float32.
@@ -92,12 +93,13 @@ def generate(  # noqa: PLR0913 (the signature is the command line)
         prompts, output, prompts_format, columns, on_error, shard, start_over, batch_size
     )
     options.check()
-    field = prompt_field(prompts, prompts_format, source_field)
+    has_sources = prompts is not None and source_field is not None
+    field = prompt_field(prompts, prompts_format, source_field) if has_sources else None
     work_options = TextWorkOptions(
         pipeline,
         TextSettings(num_inference_steps, guidance_scale, seed, truncate, sampling, precision),
         num_samples,
-        None if prompts is None else field,
+        field,
         scheduler,
     )
     if control is not None:

@@ -25,6 +25,8 @@ class GenerationOutput:
         latents: Standardized latents ``(B, L, D)``; ``None`` where the model has none.
         changes: For each row, the tokens that self-correction has changed, in the order of the
             steps; ``None`` without self-correction.
+        row_network_calls: For each row, how many of the calls it took part in; ``None`` where no
+            row can leave the batch before the others.
     """
 
     texts: list[str]
@@ -32,6 +34,7 @@ class GenerationOutput:
     num_network_calls: int
     latents: Tensor | None = None
     changes: "list[list[TokenChange]] | None" = None
+    row_network_calls: list[int] | None = None
 
 
 class TextGenerator(Protocol):
@@ -47,6 +50,7 @@ class TextGenerator(Protocol):
         guidance_scale: float | None = None,
         truncate: bool = False,
         known_tokens: KnownTokens | None = None,
+        label: str | list[str | None] | None = None,
     ) -> GenerationOutput:
         """Generate ``num_samples`` texts for each prompt, in one batch.
 
@@ -62,6 +66,8 @@ class TextGenerator(Protocol):
             truncate: Cut prompts that are too long instead of refusing them.
             known_tokens: Tokens that the texts must hold, a row for each prompt; the sequences
                 of the output hold every one of them.
+            label: Label of the texts, one for all prompts or one for each, for models that were
+                trained with labels; ``None`` where the prompts begin with theirs.
 
         Raises:
             ValueError: If an argument is out of range, or has no effect for this generator, or the

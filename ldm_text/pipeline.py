@@ -16,13 +16,18 @@ from transformers import PreTrainedTokenizerFast
 
 from autoencoder.model import TextAutoencoder
 from denoiser.guiders import weak_denoiser_of
+from denoiser.infilling import KnownLatents
+from denoiser.latent_classifier import LatentClassifier
 from denoiser.model import LatentDenoiser
 from denoiser.sampling import EditStart, check_scheduler, denoise
+from ldm_text.attributes import Attributes, attribute_targets, classifier_folder, load_classifiers
 from ldm_text.checkpoint import check_latent_pipeline_folder, load_quietly
 from ldm_text.components import check_components, check_guider, check_lengths
 from ldm_text.generation import GenerationOutput, Generators
 from ldm_text.known_tokens import KnownTokens
+from ldm_text.labels import labelled_prompts, labels_of
 from ldm_text.prompts import check_prompts
+from ldm_text.stopping import token_patience
 from ldm_text.text_latents import TextLatents
 from ldm_text.token_control import TokenControl
 
@@ -40,10 +45,20 @@ class LatentTextPipeline(TextLatents, DiffusionPipeline):
     output = pipeline("name[The Vaults], food[French]", num_inference_steps=16)
     output.texts
     ```
+
+    Attributes:
+        classifiers: Classifiers of its noisy latents by their attributes, for guidance; they lie in
+            the folder ``classifiers`` of the pipeline's.
     """
 
     model_cpu_offload_seq = "autoencoder->denoiser"
-    sampler_options = ("clamp_start", "self_correction")
+    sampler_options = (
+        "clamp_start",
+        "self_correction",
+        "stop_patience",
+        "stop_confidence",
+        "attributes",
+    )
     known_token_support = "any"
 
     def __init__(
@@ -57,6 +72,7 @@ class LatentTextPipeline(TextLatents, DiffusionPipeline):
         max_source_length_tokens: int = 64,
         clamp_start: float = 1.0,
         num_inference_steps: int = 16,
+        labels: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_components(tokenizer, autoencoder, denoiser)
@@ -73,7 +89,10 @@ class LatentTextPipeline(TextLatents, DiffusionPipeline):
             max_source_length_tokens=max_source_length_tokens,
             clamp_start=clamp_start,
             num_inference_steps=num_inference_steps,
+            labels=labels,
         )
+        labels_of(self.config)
+        self.classifiers: dict[str, LatentClassifier] = {}
 
     @property
     def default_num_inference_steps(self) -> int:
@@ -99,7 +118,15 @@ class LatentTextPipeline(TextLatents, DiffusionPipeline):
             ValueError: If a part does not fit the others.
         """
         check_latent_pipeline_folder(Path(path))
-        return load_quietly(super().from_pretrained, path, options)
+        pipeline = load_quietly(super().from_pretrained, path, options)
+        pipeline.classifiers = load_classifiers(Path(path), pipeline.autoencoder)
+        return pipeline
+
+    def save_pretrained(self, path: str | Path, **options: Any) -> None:
+        """Write a folder, its classifiers included."""
+        super().save_pretrained(path, **options)
+        for name, classifier in self.classifiers.items():
+            classifier.save_pretrained(classifier_folder(Path(path), name))
 
     def check_inputs(
         self,
@@ -112,6 +139,9 @@ class LatentTextPipeline(TextLatents, DiffusionPipeline):
         clamp_start: float | None = None,
         known_tokens: KnownTokens | None = None,
         self_correction: float | None = None,
+        stop_patience: int | None = None,
+        stop_confidence: float | None = None,
+        attributes: Attributes | None = None,
     ) -> list[str | None]:
         """Check the arguments of a call and return its prompts as a list.
 
@@ -130,6 +160,8 @@ class LatentTextPipeline(TextLatents, DiffusionPipeline):
             raise ValueError(
                 f"`self_correction` must be between 0 and below 1, got {self_correction}."
             )
+        token_patience(stop_patience, stop_confidence)
+        attribute_targets(self.classifiers, attributes)
         check_scheduler(self.scheduler)
         check_guider(self.guider, guidance_scale)
         weak_denoiser_of(self.guider)
@@ -147,8 +179,18 @@ class LatentTextPipeline(TextLatents, DiffusionPipeline):
         shape = (num_rows, self.config.max_length_tokens // config.tokens_per_latent)
         return randn_tensor((*shape, config.latent_dim), generator=generator, device=self.device)
 
+    def clean_latents(self, known_tokens: KnownTokens | None) -> KnownLatents | None:
+        """Encode what a denoiser with ``infill_prob`` is told of known tokens, if anything.
+
+        A latent is known if all of its tokens are; one that is known in part is replaced after each
+        step, as with every denoiser.
+        """
+        if known_tokens is None or not self.denoiser.config.infill_prob:
+            return None
+        return self.encode_known_tokens(known_tokens)
+
     @torch.no_grad()
-    def __call__(
+    def __call__(  # noqa: PLR0913 (every option of a call)
         self,
         prompt: str | list[str | None] | None = None,
         num_samples: int = 1,
@@ -162,6 +204,9 @@ class LatentTextPipeline(TextLatents, DiffusionPipeline):
         known_tokens: KnownTokens | None = None,
         self_correction: float | None = None,
         start: EditStart | None = None,
+        stop_patience: int | None = None,
+        stop_confidence: float | None = None,
+        attributes: Attributes | None = None,
     ) -> GenerationOutput:
         """Generate texts, in one batch.
 
@@ -186,6 +231,14 @@ class LatentTextPipeline(TextLatents, DiffusionPipeline):
                 step, those with the least probable tokens; the output then tells which tokens have
                 changed at which step. ``None`` and 0 are off.
             start: Latents to start from in the place of pure noise, a row for each text.
+            stop_patience: A text is done when its decoded tokens have not changed for so many
+                steps, at least 1; it leaves the batch, and ``num_inference_steps`` is a budget.
+                ``None`` lets all texts take all steps.
+            stop_confidence: Probability by the decoder, in [0, 1], that each of its tokens must
+                have for it to be done; ``None`` asks for none.
+            attributes: The label that the texts are to have of each attribute, ``{"toxicity":
+                "low"}``, or label and weight, ``{"toxicity": ("low", 4.0)}``: guidance by the
+                classifiers of the pipeline.
 
         Returns:
             Texts, token ids and latents, see ``GenerationOutput``.
@@ -205,7 +258,13 @@ class LatentTextPipeline(TextLatents, DiffusionPipeline):
             clamp_start,
             known_tokens,
             self_correction,
+            stop_patience,
+            stop_confidence,
+            attributes,
         )
+        targets = attribute_targets(self.classifiers, attributes)
+        for each in targets:
+            each.classifier.to(self.device)
         known_latents, known_mask = (
             part.repeat_interleave(num_samples, dim=0)
             for part in self.encode_prompts(prompts, truncate)
@@ -221,6 +280,9 @@ class LatentTextPipeline(TextLatents, DiffusionPipeline):
             known_tokens,
             self_correction or 0.0,
             generator,
+            self.clean_latents(known_tokens),
+            token_patience(stop_patience, stop_confidence),
+            targets,
         )
         steps_done = []
 
@@ -242,14 +304,17 @@ class LatentTextPipeline(TextLatents, DiffusionPipeline):
             control,
             start,
         )
-        changes = control.changes or None
+        num_calls, changes = len(steps_done), control.changes or None
+        row_calls = None
+        if stop_patience is not None:
+            row_calls = [control.num_calls.get(row, num_calls) for row in range(len(latents))]
         if output_type == "latent":
-            return GenerationOutput([], None, len(steps_done), latents, changes)
+            return GenerationOutput([], None, num_calls, latents, changes, row_calls)
         sequences = self.decode_latents(latents, known_tokens)
         texts = self.texts_of(sequences) if output_type == "text" else []
-        return GenerationOutput(texts, sequences, len(steps_done), latents, changes)
+        return GenerationOutput(texts, sequences, num_calls, latents, changes, row_calls)
 
-    def generate(
+    def generate(  # noqa: PLR0913 (every option of a call)
         self,
         prompts: list[str | None],
         num_samples: int = 1,
@@ -261,10 +326,14 @@ class LatentTextPipeline(TextLatents, DiffusionPipeline):
         known_tokens: KnownTokens | None = None,
         clamp_start: float | None = None,
         self_correction: float | None = None,
+        stop_patience: int | None = None,
+        stop_confidence: float | None = None,
+        attributes: Attributes | None = None,
+        label: str | list[str | None] | None = None,
     ) -> GenerationOutput:
         """Generate texts as every ``TextGenerator`` does; see there and ``__call__``."""
         return self(
-            prompts,
+            labelled_prompts(labels_of(self.config), prompts, label),
             num_samples,
             num_inference_steps,
             guidance_scale,
@@ -273,6 +342,9 @@ class LatentTextPipeline(TextLatents, DiffusionPipeline):
             clamp_start=clamp_start,
             known_tokens=known_tokens,
             self_correction=self_correction,
+            stop_patience=stop_patience,
+            stop_confidence=stop_confidence,
+            attributes=attributes,
         )
 
 

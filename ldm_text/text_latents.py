@@ -7,7 +7,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from autoencoder.model import TextAutoencoder
+from denoiser.infilling import KnownLatents, encode_known
 from ldm_text.known_tokens import KnownTokens
+from ldm_text.labels import check_labels, labels_of
 from ldm_text.prompts import tokenize_prompts
 
 
@@ -32,8 +34,9 @@ class TextLatents:
         """Tokenize sources as ``ldm_text.prompts.tokenize_prompts`` does, with this model's limit.
 
         Raises:
-            ValueError: If a prompt is too long.
+            ValueError: If a prompt is too long, or has no label where all must have one.
         """
+        check_labels(labels_of(self.config), prompts)
         limit = self.config.max_source_length_tokens
         return tokenize_prompts(self.tokenizer, prompts, limit, truncate)
 
@@ -64,6 +67,14 @@ class TextLatents:
         is_end = (ids == self.autoencoder.config.end_token_id).long()
         is_text = is_end.cumsum(dim=1) - is_end == 0  # up to the first end token
         return self.autoencoder.statistics.standardize(self.autoencoder.encode(ids, is_text))
+
+    def encode_known_tokens(self, known: KnownTokens) -> KnownLatents | None:
+        """Encode the latents of texts that hold known tokens only; ``None`` if there are none."""
+        config = self.autoencoder.config
+        mask = known.is_known.unflatten(1, (-1, config.tokens_per_latent)).all(dim=2)
+        if not bool(mask.any()):
+            return None
+        return encode_known(self.autoencoder, known.ids, known.ids != config.pad_token_id, mask)
 
     def token_logits(self, latents: Tensor, known: KnownTokens | None = None) -> Tensor:
         """Decode standardized latents ``(B, L, D)`` to logits ``(B, S, V)``.

@@ -1,15 +1,19 @@
 """What happens to the latents of a text at each step: clamping, known tokens, self-correction."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from denoiser.attribute_guidance import AttributeTarget, guide_to_attributes
+from denoiser.infilling import KnownLatents
 from denoiser.noise import add_noise
 from denoiser.sampling import StepControl
 from ldm_text.generation import Generators
 from ldm_text.known_tokens import KnownTokens
+from ldm_text.stopping import TokenPatience
 from ldm_text.text_latents import TextLatents
 
 
@@ -44,6 +48,14 @@ class TokenControl(StepControl):
         self_correction: Share of a text's latents that get new noise after each step, those with
             the least probable tokens, in [0, 1); 0 is off.
         generator: Source of that noise; one, or one for each row.
+        clean: Latents that a denoiser with ``infill_prob`` is given clean; its predictions there
+            are replaced all the same, by what they are in the context of the whole text.
+        patience: Which texts are done before the last step; ``None`` lets all take their steps.
+        targets: Classes that the texts are guided to.
+
+    Attributes:
+        changes: For each row, the tokens that self-correction has changed.
+        num_calls: For each row that was done before the last step, the steps that it took.
     """
 
     def __init__(
@@ -53,15 +65,27 @@ class TokenControl(StepControl):
         known: KnownTokens | None = None,
         self_correction: float = 0.0,
         generator: Generators = None,
+        clean: KnownLatents | None = None,
+        patience: TokenPatience | None = None,
+        targets: Sequence[AttributeTarget] = (),
     ) -> None:
         self.texts = texts
         self.clamp_start = clamp_start
         self.known = None if known is None or known.is_empty else known
         self.self_correction = self_correction
         self.generator = generator
+        self.clean = clean
+        self.patience = patience
+        self.targets = targets
         self.changes: list[list[TokenChange]] = []
+        self.num_calls: dict[int, int] = {}
+        self.rows: list[int] | None = None  # those that go on, once any are done
         self.ids: Tensor | None = None
         self.step = 0
+
+    def guide(self, pred_latents: Tensor, noisy_latents: Tensor, t: Tensor) -> Tensor:
+        """Guide predictions to the classes that the texts are to have."""
+        return guide_to_attributes(pred_latents, noisy_latents, t, self.targets)
 
     def adjust(self, pred_latents: Tensor, step: int, num_steps: int) -> Tensor:
         """Clamp the latents that hold known tokens, and all of them after ``clamp_start``."""
@@ -88,13 +112,43 @@ class TokenControl(StepControl):
         again = add_noise(pred_latents, noise, t.to(noise).expand(len(noise)))
         return torch.where(is_doubtful[..., None], again, noisy_latents)
 
+    def finished(self, pred_latents: Tensor) -> Tensor | None:
+        """Tell which texts have settled, and let go of all that belongs to them."""
+        if self.patience is None:
+            return None
+        confidence, ids = latent_confidence(self.texts, pred_latents, self.known)
+        is_done = self.patience.update(ids, confidence)
+        rows = self._rows(len(ids))
+        done = is_done.tolist()
+        self.num_calls |= {row: self.step + 1 for row, end in zip(rows, done, strict=True) if end}
+        if any(done):
+            self._keep([place for place, end in enumerate(done) if not end], rows)
+        return is_done
+
+    def _rows(self, num_rows: int) -> list[int]:
+        return list(range(num_rows)) if self.rows is None else self.rows
+
+    def _keep(self, places: list[int], rows: list[int]) -> None:
+        """Keep what belongs to some of the rows that are still there."""
+        self.rows = [rows[place] for place in places]
+        if self.known is not None:
+            self.known = self.known.select(places)
+        if self.clean is not None:
+            self.clean = self.clean.map(lambda part: part[places])
+        if self.ids is not None:
+            self.ids = self.ids[places]
+        if isinstance(self.generator, list):
+            self.generator = [self.generator[place] for place in places]
+
     def _note_changes(self, ids: Tensor) -> None:
         rows = ids.tolist()
         if self.ids is None:
             self.changes = [[] for _ in rows]
         else:
-            for changes, before, after in zip(self.changes, self.ids.tolist(), rows, strict=True):
-                changes += token_changes(self.step, before, after)
+            for row, before, after in zip(
+                self._rows(len(rows)), self.ids.tolist(), rows, strict=True
+            ):
+                self.changes[row] += token_changes(self.step, before, after)
         self.ids = ids
 
 

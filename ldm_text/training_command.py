@@ -31,6 +31,8 @@ class TextCLI(LightningCLI):
             *(("tokens_per_latent", part) for part in with_latents),
             ("vocab_size", "model.init_args.token_model.init_args"),
             ("vocab_size", "model.init_args.token_teacher.init_args"),
+            ("attribute", "model.init_args"),
+            ("label_names", "model.init_args"),
         ):
             parser.link_arguments(f"data.{name}", f"{target}.{name}", apply_on="instantiate")
 

@@ -15,7 +15,9 @@ from ldm_text.baselines.sequences import token_batch
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 COMPARISONS = sorted(CONFIGS.glob("compare/*.yaml"))
-FILES = sorted({*CONFIGS.rglob("*.yaml")} - {*COMPARISONS})  # those of a training
+CLASSIFIERS = sorted(CONFIGS.glob("classifiers/*.yaml"))
+BENCHES = sorted(CONFIGS.glob("bench/*.yaml"))
+FILES = sorted({*CONFIGS.rglob("*.yaml")} - {*COMPARISONS, *BENCHES})  # those of a training
 STAGES = ("autoencoder", "denoiser")
 BASELINES = sorted(
     path
@@ -26,12 +28,15 @@ NAMES = [str(path.relative_to(CONFIGS)) for path in FILES]
 
 
 OVERLAYS = ("tiny", "e2e_consistency", "e2e_distilled", "e2e_small", "tinystories_small")
-OVERLAYS += ("e2e_teacher",)
+OVERLAYS += ("e2e_infill", "e2e_teacher")
 TOKENS = {"e2e": (64, 44), "tinystories": (64, 0)}  # of a row: text and source
 
 
 def config_options(path):
     """Options that name a configuration; an overlay stands upon another one."""
+    if path.parent.name == "demonstrations":  # the tasks stand upon the first one
+        first = path.with_name(f"arithmetic_{path.stem.rsplit('_', 1)[1]}.yaml")
+        return ["-c", first] if path == first else ["-c", first, "-c", path]
     if path.stem not in OVERLAYS:
         return ["-c", path]
     name = "tinystories.yaml" if path.stem.startswith("tinystories") else "e2e.yaml"
@@ -60,8 +65,23 @@ def test_config_parses_and_hides_nothing(parse, path):
     assert trainer["max_steps"] > 0
     assert trainer["logger"]["class_path"].endswith("TensorBoardLogger")
     callbacks = {callback["class_path"].split(".")[-1] for callback in trainer["callbacks"]}
-    wanted = {"LogTexts", "Timer", "LearningRateMonitor", "TQDMProgressBar", "ModelCheckpoint"}
+    wanted = {"Timer", "LearningRateMonitor", "TQDMProgressBar", "ModelCheckpoint"}
+    if path.parent.name != "classifiers":  # which write no texts
+        wanted |= {"LogTexts"}
     assert wanted <= callbacks
+
+
+@pytest.mark.parametrize("path", CLASSIFIERS, ids=lambda path: path.stem)
+def test_classifiers_see_the_latents_of_the_denoiser(parse, path):
+    """The same autoencoder, lengths, tokenizer and noise; where both have labels, the same ones."""
+    classifier, denoiser = parse(path), parse(CONFIGS / "denoiser" / path.name)
+    for name in ("autoencoder", "noise_shift"):
+        assert classifier["model"]["init_args"][name] == denoiser["model"]["init_args"][name]
+    mine, theirs = (config["data"]["init_args"] for config in (classifier, denoiser))
+    corpora = [data.pop("corpus")["init_args"] for data in (mine, theirs)]
+    assert mine == theirs
+    labels = [corpus["labels"] for corpus in corpora]
+    assert labels[0] == labels[1] or labels[1] is None
 
 
 @pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
@@ -71,6 +91,20 @@ def test_comparison_parses_and_measures_under_each_seed(main, path):
     config = yaml.safe_load(printed)
     assert len(config["seeds"]) > 1
     assert config["scorer"] in [generator["pipeline"] for generator in config["generators"]]
+
+
+@pytest.mark.parametrize("path", BENCHES, ids=lambda path: path.stem)
+def test_bench_parses_and_times_what_is_compared(main, path):
+    code, printed, error = main("bench", "--config", path, "--output", "x", "--print_config")
+    assert (code, error) == (0, "")
+    timed, compared = (
+        {generator["name"]: generator["pipeline"] for generator in config["generators"]}
+        for config in (
+            yaml.safe_load(printed),
+            yaml.safe_load((CONFIGS / "compare" / path.name).read_text()),
+        )
+    )
+    assert timed.items() <= compared.items()
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in CONFIGS.glob("autoencoder/*.yaml")))
@@ -99,6 +133,16 @@ def test_distillation_changes_the_data_alone(parse):
         config["trainer"].pop("max_steps")
         config["trainer"]["logger"]["init_args"].pop("version")
     assert plain == distilled
+
+
+def test_infilling_changes_the_denoiser_alone(parse):
+    plain, infill = (parse(CONFIGS / "denoiser" / name) for name in ("e2e.yaml", "e2e_infill.yaml"))
+    shape = infill["model"]["init_args"]["denoiser"]["init_args"]
+    assert shape.pop("infill_prob") == 0.5
+    assert plain["model"]["init_args"]["denoiser"]["init_args"].pop("infill_prob") == 0
+    for config in (plain, infill):
+        config["trainer"]["logger"]["init_args"].pop("version")
+    assert plain == infill
 
 
 @pytest.mark.parametrize("path", BASELINES, ids=lambda path: path.stem)

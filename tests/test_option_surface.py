@@ -12,11 +12,12 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 STORED = Path(__file__).with_name("option_surface")
+OVERLAYS = ("_consistency", "_distilled", "_infill", "_small", "_teacher")
 NAMES = [
     f"{folder}/{path.stem}"
     for folder in ("autoencoder", "denoiser", "baselines", "distillation")
     for path in sorted((ROOT / "configs" / folder).glob("e2e*.yaml"))
-    if not path.stem.endswith(("_distilled", "_small", "_teacher", "_consistency"))  # overlays
+    if not path.stem.endswith(OVERLAYS)
 ]
 
 

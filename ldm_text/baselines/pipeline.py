@@ -16,6 +16,7 @@ from ldm_text.component_files import read_options
 from ldm_text.components import check_special_tokens
 from ldm_text.generation import GenerationOutput, Generators
 from ldm_text.known_tokens import KnownTokens
+from ldm_text.labels import check_labels, labelled_prompts, labels_of
 from ldm_text.prompts import check_prompts, tokenize_prompts
 from ldm_text.tokenizer import load_tokenizer
 
@@ -29,13 +30,17 @@ class TokenPipeline(DiffusionPipeline):
         token_model: TokenModel,
         max_length_tokens: int = 64,
         max_source_length_tokens: int = 64,
+        labels: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_special_tokens(tokenizer, token_model.config, "token model")
         self.register_modules(tokenizer=tokenizer, token_model=token_model)
         self.register_to_config(
-            max_length_tokens=max_length_tokens, max_source_length_tokens=max_source_length_tokens
+            max_length_tokens=max_length_tokens,
+            max_source_length_tokens=max_source_length_tokens,
+            labels=labels,
         )
+        labels_of(self.config)
 
     @property
     def network(self) -> nn.Module:
@@ -80,6 +85,7 @@ class TokenPipeline(DiffusionPipeline):
             load_quietly(model_class.from_pretrained, folder / "token_model", {}),
             index["max_length_tokens"],
             index["max_source_length_tokens"],
+            index.get("labels"),
         )
         pipeline.register_to_config(_name_or_path=str(path))  # as the stock loader does
         return pipeline
@@ -90,8 +96,9 @@ class TokenPipeline(DiffusionPipeline):
         """Tokenize sources as ``ldm_text.prompts.tokenize_prompts`` does, with this model's limit.
 
         Raises:
-            ValueError: If a prompt is too long.
+            ValueError: If a prompt is too long, or has no label where all must have one.
         """
+        check_labels(labels_of(self.config), prompts)
         limit = self.config.max_source_length_tokens
         return tokenize_prompts(self.tokenizer, prompts, limit, truncate)
 
@@ -134,6 +141,7 @@ class TokenPipeline(DiffusionPipeline):
         guidance_scale: float | None = None,
         truncate: bool = False,
         known_tokens: KnownTokens | None = None,
+        label: str | list[str | None] | None = None,
         **options: Any,
     ) -> GenerationOutput:
         """Generate texts, in one batch; see ``TextGenerator.generate``.
@@ -148,12 +156,14 @@ class TokenPipeline(DiffusionPipeline):
             truncate: Cut prompts that are too long instead of refusing them.
             known_tokens: Tokens that the texts must hold, a row for each prompt; which ones can be
                 kept tells the model's ``known_token_support``.
+            label: Label of the texts, one for all prompts or one for each.
             options: What else the model's sampler takes, see its ``sampler_options``.
 
         Raises:
             ValueError: If an argument is out of range, or has no effect for this model, or the
                 model cannot keep such tokens.
         """
+        prompts = labelled_prompts(labels_of(self.config), prompts, label)
         options = self.check_inputs(
             prompts,
             num_samples,

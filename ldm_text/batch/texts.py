@@ -11,9 +11,20 @@ from denoiser.schedulers import SchedulerName, make_scheduler, noise_shift_of
 from ldm_text.batch.work import Outputs, RowError
 from ldm_text.data.records import string_field
 from ldm_text.generated_rows import Sampling, TextSettings, generate_batch
+from ldm_text.labels import labelled_prompts, labels_of
 from ldm_text.loading import TextPipeline, digest_pipeline, load_pipeline
 from ldm_text.pipeline import LatentTextPipeline
 from ldm_text.precision import resolve_precision
+
+ROW_FIELDS: dict[str, type] = {  # those of GeneratedRow
+    "id": int,
+    "source": str,
+    "text": str,
+    "sample": int,
+    "seed": int,
+    "num_inference_steps": int,
+    "guidance_scale": float,
+}
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,11 @@ class TextWorkOptions:
         return TextWork(loaded, replace(self, settings=replace(settings, precision=precision)))
 
 
+def stops_early(sampling: Sampling | None) -> bool:
+    """Tell whether options let texts end before their last step, each after calls of its own."""
+    return (sampling or {}).get("stop_patience") is not None
+
+
 class TextWork:
     """Write texts for the sources of rows.
 
@@ -77,19 +93,11 @@ class TextWork:
         options: What it was loaded by.
     """
 
-    fields: Mapping[str, type] = {  # those of GeneratedRow
-        "id": int,
-        "source": str,
-        "text": str,
-        "sample": int,
-        "seed": int,
-        "num_inference_steps": int,
-        "guidance_scale": float,
-    }
-
     def __init__(self, pipeline: TextPipeline, options: TextWorkOptions) -> None:
         self.pipeline, self.options = pipeline, options
         self.num_samples = options.num_samples
+        calls = {"num_network_calls": int} if stops_early(options.settings.sampling) else {}
+        self.fields: Mapping[str, type] = ROW_FIELDS | calls
 
     def settings(self) -> dict[str, Any]:
         """Return weights, options and kind of device."""
@@ -101,14 +109,15 @@ class TextWork:
             "device": self.pipeline.device.type,
         }
 
-    def prepare(self, row: int, record: Mapping[str, Any]) -> TextItem:
-        """Take the source of a row, and count its tokens.
+    def prepare(self, row: int, record: Mapping[str, Any], label: str | None = None) -> TextItem:
+        """Take the source of a row, and count its tokens; ``label`` is written into it.
 
         Raises:
-            RowError: If it is missing, no string, or too long for the model.
+            RowError: If it is missing, no string, too long for the model, or without the label that
+                the model wants.
         """
         if self.options.source_field is None:
-            return TextItem(row, None, 0)
+            return self.item(row, None, label)
         try:
             if self.options.source_field not in record:
                 there = ", ".join(map(repr, record))
@@ -117,6 +126,16 @@ class TextWork:
                     "`--source_field` names another one."
                 )
             source = string_field(record, self.options.source_field)
+        except ValueError as error:
+            raise RowError(str(error)) from error
+        return self.item(row, source, label)
+
+    def item(self, row: int, source: str | None, label: str | None = None) -> TextItem:
+        """Make the item of a row of its source and its label; see ``prepare``."""
+        try:
+            (source,) = labelled_prompts(labels_of(self.pipeline.config), [source], label)
+            if source is None:
+                return TextItem(row, None, 0)
             ids = self.pipeline.tokenize_prompts([source], self.options.settings.truncate)[0]
         except ValueError as error:
             raise RowError(str(error).replace("prompt[0]", "the prompt", 1)) from error
@@ -138,7 +157,11 @@ class TextWork:
         assert output.sequences is not None, "texts come with their tokens"
         # A pad token stands in place of the end token and of all behind it.
         num_tokens = int((output.sequences != self.pipeline.tokenizer.pad_token_id).sum())
-        return Outputs([asdict(row) for row in rows], num_tokens)
+        records = [asdict(row) for row in rows]
+        if output.row_network_calls is not None:
+            for record, num_calls in zip(records, output.row_network_calls, strict=True):
+                record["num_network_calls"] = num_calls
+        return Outputs(records, num_tokens)
 
 
 def set_scheduler(pipeline: TextPipeline, name: SchedulerName) -> None:

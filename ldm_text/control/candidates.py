@@ -1,7 +1,7 @@
 """Write candidates: several texts for one request, each with its own noise and layout."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, Literal, get_args
 
@@ -100,11 +100,12 @@ def write_candidates(
     planned: Sequence[PlannedText],
     batch: Sequence[Candidate],
     options: WriteOptions,
-) -> tuple[list[str], Tensor]:
-    """Write a batch of candidates: their texts, and their ids ``(B, S)`` with pads from the end."""
+) -> GenerationOutput:
+    """Write a batch of candidates; no forbidden word stands in them that could be taken out."""
     known = known_of_candidates(pipeline, planned, batch, options).to(pipeline.device)
     output = call(pipeline, planned, batch, known, options)
-    return without_forbidden(pipeline, output, known, options.constraints)
+    texts, sequences = without_forbidden(pipeline, output, known, options.constraints)
+    return replace(output, texts=texts, sequences=sequences)
 
 
 def known_of_candidates(

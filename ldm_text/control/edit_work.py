@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ldm_text.batch.texts import TextItem, TextWork, TextWorkOptions
+from ldm_text.batch.texts import ROW_FIELDS, TextItem, TextWork, TextWorkOptions
 from ldm_text.batch.work import Outputs, RowError
 from ldm_text.control.edit import edit_texts, latent_pipeline
 from ldm_text.control.edit_request import EditRequest, Span, known_of_edits, text_ids
@@ -69,7 +69,7 @@ class EditWork:
         self.text_work, self.edit = work, options
         self.pipeline, self.num_samples = latent_pipeline(work.pipeline, "edit"), work.num_samples
         self.fields: Mapping[str, type] = {
-            **work.fields,
+            **ROW_FIELDS,
             "original": str,
             "strength": float,
             "changed": float,

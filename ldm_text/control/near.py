@@ -24,11 +24,12 @@ NUM_STRENGTHS = 5  # edits that are tried to find the strength of a distance
 def variations(
     pipeline: TextPipeline,
     text: str,
-    num_texts: int,
+    n: int,
     distance: float,
     *,
     source: str | None = None,
     settings: TextSettings | None = None,
+    row: int = 0,
 ) -> list[EditedText]:
     """Write texts near a text.
 
@@ -38,27 +39,26 @@ def variations(
     Args:
         pipeline: A latent pipeline.
         text: The text.
-        num_texts: Number of texts.
+        n: Number of texts.
         distance: Wanted edit distance to the text in tokens, as a share of the longer text, in
             (0, 1]. Each result tells the distance that it has.
         source: Condition of the texts.
         settings: Steps, guidance, seed and the like.
+        row: Number of the row, of which the noise is made.
 
     Raises:
         ValueError: If an argument is out of range, or the pipeline has no latents.
     """
     latent_pipeline(pipeline, "variations")
-    if num_texts < 1:
-        raise ValueError(f"`num_texts` must be at least 1, got {num_texts}.")
-    if not 0 < distance <= 1:
-        raise ValueError(f"`distance` must be above 0 and at most 1, got {distance}.")
+    check_variations(n, distance)
     low, high = 0.0, 1.0
     found: dict[str, EditedText] = {}
     doubles: list[EditedText] = []
     for trial in range(NUM_STRENGTHS):
         strength = (low + high) / 2
         requests = [
-            EditRequest(text, source, row=trial, sample=sample) for sample in range(num_texts)
+            EditRequest(text, source, row=row * NUM_STRENGTHS + trial, sample=sample)
+            for sample in range(n)
         ]
         edited = edit_texts(pipeline, requests, strength, settings)
         for entry in edited:
@@ -66,25 +66,38 @@ def variations(
                 doubles.append(entry)
             else:
                 found[entry.text] = entry
-        mean = sum(entry.changed for entry in edited) / num_texts
+        mean = sum(entry.changed for entry in edited) / n
         low, high = (strength, high) if mean < distance else (low, strength)
 
     def miss(entry: EditedText) -> float:
         return abs(entry.changed - distance)
 
     nearest = sorted(found.values(), key=miss) + sorted(doubles, key=miss)
-    return nearest[:num_texts]
+    return nearest[:n]
+
+
+def check_variations(n: int, distance: float) -> None:
+    """Refuse what ``variations`` cannot do.
+
+    Raises:
+        ValueError: If it is such a thing.
+    """
+    if n < 1:
+        raise ValueError(f"`n` must be at least 1, got {n}.")
+    if not 0 < distance <= 1:
+        raise ValueError(f"`distance` must be above 0 and at most 1, got {distance}.")
 
 
 def interpolate(
     pipeline: TextPipeline,
     first: str,
     last: str,
-    num_texts: int,
+    n: int,
     *,
     strength: float = 0.3,
     source: str | None = None,
     settings: TextSettings | None = None,
+    row: int = 0,
 ) -> list[EditedText]:
     """Write texts on the way from one text to another.
 
@@ -95,11 +108,12 @@ def interpolate(
         pipeline: A latent pipeline.
         first: Text at the begin.
         last: Text at the end.
-        num_texts: Number of texts, both ends included, at least 2.
+        n: Number of texts, both ends included, at least 2.
         strength: Share of the way back to noise from which the points are denoised, in [0, 1]; 0
             decodes them as they are.
         source: Condition of the texts.
         settings: Steps, guidance, seed and the like.
+        row: Number of the row, of which the noise is made.
 
     Returns:
         The texts in their order, with their distances from the first.
@@ -109,23 +123,21 @@ def interpolate(
     """
     latent = latent_pipeline(pipeline, "interpolate")
     settings = settings or TextSettings()
-    check_strength(strength)
-    if num_texts < 2:
-        raise ValueError(f"`num_texts` must be at least 2, both ends included, got {num_texts}.")
+    check_interpolation(n, strength)
     rows = [text_ids(latent, text) for text in (first, last)]
     check_call(latent, [source], settings)
     texts = [first, last]
-    num_inner = num_texts - 2
+    num_inner = n - 2
     if num_inner:
         with torch.no_grad():
             ends = latent.encode_ids(padded(latent, rows))
-            weights = torch.linspace(0, 1, num_texts, device=ends.device)[1:-1]
+            weights = torch.linspace(0, 1, n, device=ends.device)[1:-1]
             points = slerp(ends[0], ends[1], weights)
             if strength == 0:
                 sequences = latent.decode_latents(points)
             else:
                 generators = [
-                    row_generator(settings.seed, 0, 0, latent.device) for _ in range(num_inner)
+                    row_generator(settings.seed, row, 0, latent.device) for _ in range(num_inner)
                 ]
                 start = EditStart(points, strength)
                 sequences = denoise_again(latent, [source] * num_inner, start, generators, settings)
@@ -134,6 +146,17 @@ def interpolate(
         EditedText(text, changed_share(rows[0], encode_text(latent.tokenizer, text)))
         for text in texts
     ]
+
+
+def check_interpolation(n: int, strength: float) -> None:
+    """Refuse what ``interpolate`` cannot do.
+
+    Raises:
+        ValueError: If it is such a thing.
+    """
+    check_strength(strength)
+    if n < 2:
+        raise ValueError(f"`n` must be at least 2, both ends included, got {n}.")
 
 
 def slerp(first: Tensor, last: Tensor, weights: Tensor) -> Tensor:

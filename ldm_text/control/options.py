@@ -10,6 +10,8 @@ from ldm_text.control.candidates import ChooseBy
 from ldm_text.control.constraints import Constraints
 from ldm_text.control.request import Length, around_gap
 from ldm_text.control.template import Part
+from ldm_text.data.records import string_field
+from ldm_text.labels import labelled_prompts, labels_of
 from ldm_text.loading import TextPipeline, load_pipeline
 from ldm_text.pipeline import LatentTextPipeline
 
@@ -25,6 +27,8 @@ class ControlOptions:
         prefix_field: Field of a prompt's row that holds its own prefix.
         suffix_field: Field of a prompt's row that holds its own suffix.
         length_field: Field of a prompt's row that holds its own length: a number, or a list of two.
+        label: Label of all texts, for a model that was trained with labels.
+        label_field: Field of a prompt's row that holds its own label.
         required: Words or phrases that each text must hold.
         forbidden: Words or phrases that no text may hold.
         required_patterns: Regular expressions that must match in each text; candidates without a
@@ -47,6 +51,8 @@ class ControlOptions:
     prefix_field: str | None = None
     suffix_field: str | None = None
     length_field: str | None = None
+    label: str | None = None
+    label_field: str | None = None
     required: tuple[str, ...] = ()
     forbidden: tuple[str, ...] = ()
     required_patterns: tuple[str, ...] = ()
@@ -88,6 +94,16 @@ class ControlOptions:
             known.append(value)
         return around_gap(*known)
 
+    def label_of(self, record: Mapping[str, Any]) -> str | None:
+        """Return the label that a row asks for.
+
+        Raises:
+            ValueError: If its field is missing or no string.
+        """
+        if self.label_field is None:
+            return self.label
+        return string_field(record, self.label_field)
+
     def length_of(self, record: Mapping[str, Any]) -> Length | None:
         """Return the length that a row asks for.
 
@@ -104,6 +120,18 @@ class ControlOptions:
         raise ValueError(
             f"`{self.length_field}` must be a number of tokens or a list of two, got {value!r}."
         )
+
+    def check_label(self, pipeline: TextPipeline) -> None:
+        """Check the options of labels against a pipeline.
+
+        Raises:
+            ValueError: If it has no labels, or not this one, or both options are given.
+        """
+        if self.label is not None and self.label_field is not None:
+            raise ValueError("`label` and `label_field` exclude each other; give one.")
+        if self.label_field is not None and labels_of(pipeline.config) is None:
+            raise ValueError("`label_field` has no effect: the model was trained without labels.")
+        labelled_prompts(labels_of(pipeline.config), [None], self.label)
 
     def set_guider(self, pipeline: TextPipeline, guidance_scale: float | None) -> None:
         """Replace the guider of a pipeline, if another one is asked for.

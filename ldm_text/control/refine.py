@@ -47,6 +47,7 @@ def refine(
     strength: float = 0.6,
     source: str | None = None,
     settings: TextSettings | None = None,
+    row: int = 0,
 ) -> RefinedText:
     """Noise the least probable latents of a text and denoise them, all others held.
 
@@ -61,17 +62,14 @@ def refine(
         strength: Share of the way back to noise, in (0, 1].
         source: Condition of the text.
         settings: Steps, guidance, seed and the like.
+        row: Number of the row, of which the noise is made.
 
     Raises:
         ValueError: If an argument is out of range, or the pipeline has no latents.
     """
     latent = latent_pipeline(pipeline, "refine")
     settings = settings or TextSettings()
-    check_strength(strength)
-    if num_rounds < 1:
-        raise ValueError(f"`num_rounds` must be at least 1, got {num_rounds}.")
-    if not 0 < share <= 1 or strength == 0:
-        raise ValueError(f"`share` and `strength` must be above 0, got {share} and {strength}.")
+    check_refinement(num_rounds, share, strength)
     full = padded(latent, [text_ids(latent, text)])
     check_call(latent, [source], settings)
 
@@ -81,7 +79,7 @@ def refine(
         known = held_tokens(latent, full, log_probs, share)
         with torch.no_grad(), autocast(latent.device, settings.precision):
             start = EditStart(latent.encode_ids(full), strength)
-        generator = row_generator(settings.seed, 0, number, latent.device)
+        generator = row_generator(settings.seed, row, number, latent.device)
         sequences = denoise_again(latent, [source], start, [generator], settings, known)
         other = known.put(sequences)
         other_log_probs, score = measure(latent, source, other, settings)
@@ -92,6 +90,22 @@ def refine(
     if changes:
         text = latent.texts_of(full)[0]
     return RefinedText(text, tuple(changes), tuple(scores))
+
+
+def check_refinement(num_rounds: int, share: float, strength: float) -> None:
+    """Refuse what ``refine`` cannot do.
+
+    Raises:
+        ValueError: If it is such a thing.
+    """
+    check_strength(strength)
+    if num_rounds < 1:
+        raise ValueError(f"`num_rounds` must be at least 1, got {num_rounds}.")
+    if not 0 < share <= 1 or strength == 0:
+        raise ValueError(
+            f"`share` must be above 0 and at most 1 and `strength` above 0, got {share} and "
+            f"{strength}."
+        )
 
 
 def measure(

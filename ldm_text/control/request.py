@@ -42,12 +42,15 @@ class WrittenText:
         num_tokens: Number of its tokens.
         num_candidates: Number of texts among which it was chosen.
         score: Mean log-probability of its tokens by the model, in nats, if it was computed.
+        num_network_calls: Calls of the network that it took, where texts stop early; other
+            candidates and drafts do not count.
     """
 
     text: str
     num_tokens: int
     num_candidates: int
     score: float | None = None
+    num_network_calls: int | None = None
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ class ControlledWorkOptions:
             ValueError: If an option is out of range or without effect.
         """
         work = self.text.load()
+        self.control.check_label(work.pipeline)
         self.control.set_guider(work.pipeline, self.text.settings.guidance_scale)
         return ControlledTextWork(work, self)
 
@@ -103,10 +104,13 @@ class ControlledTextWork:
         Raises:
             RowError: If it is not.
         """
-        item, control, template = self.text_work.prepare(row, record), self.controlled.control, None
-        if self.controlled.source is not None:
-            item = replace(item, source=self.controlled.source)
+        control, template, source = self.controlled.control, None, self.controlled.source
         try:
+            label = control.label_of(record)
+            if source is None:
+                item = self.text_work.prepare(row, record, label)
+            else:
+                item = self.text_work.item(row, source, label)
             if self.has_templates:
                 template = self.controlled.template
                 if template is None:
@@ -148,6 +152,8 @@ class ControlledTextWork:
                 "num_candidates": text.num_candidates,
                 "score": text.score,
             }
+            if text.num_network_calls is not None:
+                record["num_network_calls"] = text.num_network_calls
             records.append(record | ({"template": item.template} if self.has_templates else {}))
         return Outputs(records, sum(text.num_tokens for text in written))
 

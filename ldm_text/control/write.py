@@ -24,11 +24,19 @@ from ldm_text.precision import autocast
 
 @dataclass(frozen=True)
 class Written:
-    """What came out for a candidate: its text, its ids ``(S,)``, and the layout it was given."""
+    """What came out for a candidate.
+
+    Attributes:
+        text: Its text.
+        ids: Its ids ``(S,)``.
+        layout: The layout it was given.
+        num_network_calls: Calls of the network it took, where texts stop early.
+    """
 
     text: str
     ids: Tensor
     layout: Layout
+    num_network_calls: int | None
 
 
 def write_texts(
@@ -74,9 +82,12 @@ def write_texts(
     ]
     found: list[list[Written]] = [[] for _ in requests]
     for batch in batches(candidates, options.batch_size):
-        texts, sequences = write_candidates(pipeline, planned, batch, options)
-        for candidate, text, ids in zip(batch, texts, sequences, strict=True):
-            found[candidate.index].append(Written(text, ids, candidate.layout))
+        output = write_candidates(pipeline, planned, batch, options)
+        assert output.sequences is not None, "texts come with their tokens"
+        calls = output.row_network_calls or [None] * len(batch)
+        entries = zip(output.texts, output.sequences, calls, strict=True)
+        for candidate, (text, ids, num_calls) in zip(batch, entries, strict=True):
+            found[candidate.index].append(Written(text, ids, candidate.layout, num_calls))
     return [
         choose(pipeline, plan, texts, options) for plan, texts in zip(planned, found, strict=True)
     ]
@@ -128,10 +139,10 @@ def choose(
         with autocast(pipeline.device, options.settings.precision):
             scores = text_scores(pipeline, [request.source] * len(kept), sequences, counted)
         best = max(range(len(kept)), key=scores.__getitem__)
-    text, ids = kept[best].text, kept[best].ids
-    num_tokens = int((ids != pipeline.tokenizer.pad_token_id).sum())
+    chosen = kept[best]
+    num_tokens = int((chosen.ids != pipeline.tokenizer.pad_token_id).sum())
     score = None if scores is None else round(scores[best], 4)
-    return WrittenText(text, num_tokens, len(found), score)
+    return WrittenText(chosen.text, num_tokens, len(found), score, chosen.num_network_calls)
 
 
 def most_agreed(texts: Sequence[str]) -> int:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ldm_text.data.corpus import Corpus
+    from ldm_text.data.labels import LabelField, TextFieldLabels
     from ldm_text.data.text_data_module import TextDataModule
 
-__all__ = ["Corpus", "TextDataModule"]
+__all__ = ["Corpus", "LabelField", "TextDataModule", "TextFieldLabels"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,6 +20,10 @@ def __getattr__(name: str) -> Any:
         from ldm_text.data.corpus import Corpus
 
         return Corpus
+    if name in ("LabelField", "TextFieldLabels"):
+        from ldm_text.data import labels
+
+        return getattr(labels, name)
     if name == "TextDataModule":
         from ldm_text.data.text_data_module import TextDataModule
 

@@ -52,7 +52,7 @@ class RecordRows(Dataset):
         return {name: values[0] for name, values in self.__getitems__([index]).items()}
 
     def __getitems__(self, rows: Sequence[int]) -> Batch:
-        """Return ``input_ids`` and ``attention_mask``, those of the source, and ``row``."""
+        """Return ``input_ids`` and ``attention_mask``, those of the source, ``label``, ``row``."""
         index = np.asarray(rows, np.int64)
         input_ids, attention_mask = self._gather(self.cache.text, index, self.max_length_tokens)
         batch = {"input_ids": input_ids, "attention_mask": attention_mask}
@@ -60,6 +60,8 @@ class RecordRows(Dataset):
             batch["source_ids"], batch["source_mask"] = self._gather(
                 self.cache.source, index, self.max_source_length_tokens
             )
+        if self.cache.labels is not None:
+            batch["label"] = torch.from_numpy(self.cache.labels[index].astype(np.int64))
         batch["row"] = torch.from_numpy(index)
         return batch
 

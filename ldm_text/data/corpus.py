@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Literal
 
+from ldm_text.data.labels import RecordLabels
 from ldm_text.data.readers import data_fingerprint
 from ldm_text.data.records import TextRecord, read_records
 
@@ -22,6 +23,8 @@ class Corpus:
             A record's own hash decides, so that it stays on its side when others are added.
         text_field: Field that holds the text to model.
         source_field: Field that holds the text to condition on; None for none.
+        labels: Where the labels of the texts are: ``LabelField`` or ``TextFieldLabels``. A label is
+            written into the source, as its first line; None for none.
         generated: Texts that a teacher wrote for the training sources, a file of ``ldm-text
             generate``: to train on them is sequence-level distillation (Kim and Rush 2016).
         train_on: Train on the texts of ``train``, on the ``generated`` ones, or on both.
@@ -37,6 +40,7 @@ class Corpus:
         validation_fraction: float = 0.02,
         text_field: str = "text",
         source_field: str | None = None,
+        labels: RecordLabels | None = None,
         generated: str | None = None,
         train_on: Literal["train", "generated", "both"] = "train",
         train_split: str = "train",
@@ -53,11 +57,14 @@ class Corpus:
             )
         if generated is not None and source_field is None:
             raise ValueError("`generated` needs a `source_field`: a teacher writes for sources.")
+        if generated is not None and labels is not None:
+            raise ValueError("`generated` excludes `labels`: a teacher's texts have none.")
         self.train = train
         self.validation = validation
         self.validation_fraction = validation_fraction
         self.text_field = text_field
         self.source_field = source_field
+        self.labels = labels
         self.generated = generated
         self.train_on = train_on
         self.train_split = train_split
@@ -97,13 +104,19 @@ class Corpus:
 
     def _read(self, data: str, split: str) -> Iterator[TextRecord]:
         return read_records(
-            data, text_field=self.text_field, source_field=self.source_field, split=split
+            data,
+            text_field=self.text_field,
+            source_field=self.source_field,
+            labels=self.labels,
+            split=split,
         )
 
     def _fingerprint(self, data: str, split: str, part: str) -> str:
         # The kind of file decides how its bytes are read, hence the name's suffixes.
         fields = [data_fingerprint(data, split=split), data.rpartition("/")[2].partition(".")[2]]
         fields += [self.text_field, str(self.source_field)]
+        if self.labels is not None:
+            fields += [json.dumps(self.labels.content)]
         if self.validation is None:
             fields += [part, str(self.validation_fraction)]
         return json.dumps(fields)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ldm_text.data.labels import RecordLabels
 from ldm_text.data.readers import PLAIN_TEXT_FIELD, is_plain_text, read_rows
 
 
@@ -16,11 +17,13 @@ class TextRecord:
         text: The text to model; the target where there is a source.
         source: The text to condition on, None where the data set has none.
         references: Other right answers to the same source, for evaluation.
+        label: Number of its class, None where the data set has no labels.
     """
 
     text: str
     source: str | None = None
     references: tuple[str, ...] = ()
+    label: int | None = None
 
 
 def read_records(
@@ -29,6 +32,7 @@ def read_records(
     text_field: str = "text",
     source_field: str | None = None,
     references_field: str | None = None,
+    labels: RecordLabels | None = None,
     split: str = "train",
 ) -> Iterator[TextRecord]:
     """Stream the records of a data set.
@@ -39,6 +43,7 @@ def read_records(
         text_field: Field that holds the text.
         source_field: Field that holds the source, None to read none.
         references_field: Field that holds a list of references, None to read none.
+        labels: Where the labels are, which become a part of the sources; None to read none.
         split: Split of a dataset folder or hub dataset.
 
     Raises:
@@ -48,13 +53,18 @@ def read_records(
     """
     for place, row in read_rows(data, split=split):
         try:
-            yield TextRecord(
-                text=string_field(row, text_field),
-                source=None if source_field is None else string_field(row, source_field),
-                references=(
-                    () if references_field is None else _strings_field(row, references_field)
-                ),
-            )
+            source = None if source_field is None else string_field(row, source_field)
+            references = () if references_field is None else _strings_field(row, references_field)
+            if labels is None:
+                yield TextRecord(string_field(row, text_field), source, references)
+                continue
+            for field, label in labels.texts_of(row, text_field):
+                yield TextRecord(
+                    string_field(row, field),
+                    labels.labels.source_of(label, source),
+                    references,
+                    labels.labels.number_of(label),
+                )
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
 

@@ -35,7 +35,8 @@ class TextDataModule(lightning.LightningDataModule):
         corpus: What to read.
         tokenizer: Folder of the tokenizer.
         layout: ``rows``: one record a row, ``input_ids`` and ``attention_mask`` ``(B, S)`` with
-            ``source_ids`` and ``source_mask`` where there are sources, and ``row`` ``(B,)``.
+            ``source_ids`` and ``source_mask`` where there are sources, ``label`` ``(B,)`` where
+            there are labels, and ``row`` ``(B,)``.
             ``packed``: texts and sources alike as documents, several a row, without ``row`` but
             with ``document_ids`` ``(B, L)``; for training an autoencoder.
         batch_size: Rows in a batch, ``B``.
@@ -108,7 +109,18 @@ class TextDataModule(lightning.LightningDataModule):
     @property
     def has_sources(self) -> bool:
         """Whether records have a source."""
-        return self.corpus.source_field is not None or self.previous_as_source
+        has_own = self.corpus.source_field is not None or self.corpus.labels is not None
+        return has_own or self.previous_as_source
+
+    @property
+    def attribute(self) -> str | None:
+        """What the labels are of, such as ``topic``; None without labels."""
+        return None if self.corpus.labels is None else self.corpus.labels.labels.name
+
+    @property
+    def label_names(self) -> list[str] | None:
+        """Names of the labels by number; None without labels."""
+        return None if self.corpus.labels is None else [*self.corpus.labels.labels.names]
 
     def prepare_data(self) -> None:
         """Tokenize what is not in the cache yet."""
@@ -222,10 +234,11 @@ class TextDataModule(lightning.LightningDataModule):
         self._check_sources()
 
     def _check_sources(self) -> None:
-        if self.long_texts == "split" and self.corpus.source_field is not None:
+        has_own = self.corpus.source_field is not None or self.corpus.labels is not None
+        if self.long_texts == "split" and has_own:
             raise ValueError(
-                '`long_texts: "split"` cuts a text from its source; with a `source_field` '
-                'use "drop" or "truncate".'
+                '`long_texts: "split"` cuts a text from its source; with a `source_field` or '
+                'labels use "drop" or "truncate".'
             )
         if self.previous_as_source and self.long_texts != "split":
             raise ValueError(

@@ -45,11 +45,13 @@ class TokenCache:
     Attributes:
         text: The texts.
         source: Their sources, None where the data set has none.
+        labels: Number of each text's class, ``(rows,)``, None where the data set has no labels.
         key: Hash of all that decides the rows.
     """
 
     text: TokenColumn
     source: TokenColumn | None
+    labels: np.ndarray | None = None
     key: str = ""
 
     def __len__(self) -> int:
@@ -85,7 +87,8 @@ def open_token_cache(folder: Path) -> TokenCache:
     try:
         meta = json.loads((folder / META).read_text())
         source = _open_column(folder, "source") if (folder / "source_ids.npy").exists() else None
-        cache = TokenCache(text=_open_column(folder, "text"), source=source, key=folder.name)
+        text = _open_column(folder, "text")
+        cache = TokenCache(text, source, _open_labels(folder, len(text)), key=folder.name)
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(
             f"The token cache {folder} is damaged ({error}). Delete the folder to build it again."
@@ -95,6 +98,16 @@ def open_token_cache(folder: Path) -> TokenCache:
             level = logging.INFO if change == "split" else logging.WARNING
             logger.log(level, "%s: %d records too long and %s.", meta["name"], count, change)
     return cache
+
+
+def _open_labels(folder: Path, num_rows: int) -> np.ndarray | None:
+    path = folder / "labels.npy"
+    if not path.exists():
+        return None
+    labels = np.load(path, mmap_mode="r", allow_pickle=False)
+    if labels.shape != (num_rows,):
+        raise ValueError("labels.npy does not fit")
+    return labels
 
 
 def _open_column(folder: Path, name: str) -> TokenColumn:

@@ -82,8 +82,7 @@ def _build(
     with contextlib.ExitStack() as files:
         columns = _Columns(files, folder, tokenizer, progress)
         for number, batch in enumerate(_read_ahead(remaining), start=1):
-            rows = _tokenize(batch, tokenizer, policy, name, num_records)
-            columns.append(rows)
+            columns.append(*_tokenize(batch, tokenizer, policy, name, num_records))
             num_records += len(batch)
             if number % BATCHES_PER_SAVE == 0:
                 counts = {count: getattr(policy, count) for count in COUNTS}
@@ -98,12 +97,14 @@ def _build(
     for path in [folder / f"source_{part}.npy" for part in ("ids", "offsets")]:
         if not columns.has_sources:
             path.unlink()
+    if not columns.has_labels:
+        (folder / "labels.npy").unlink()
     (folder / META).write_text(json.dumps({"name": name, **asdict(policy)}, indent=1))
     (folder / PROGRESS).unlink(missing_ok=True)
 
 
 class _Columns:
-    """The growing files of texts and sources."""
+    """The growing files of texts, sources and labels."""
 
     def __init__(
         self,
@@ -125,6 +126,11 @@ class _Columns:
             for column in ("text", "source")
             for part, dtype in types.items()
         }
+        self.arrays["labels"] = files.enter_context(
+            GrowingArray(
+                folder / "labels.npy", np.dtype(np.int32), num_rows=progress.get("labels", 0)
+            )
+        )
         for column in ("text", "source"):
             if not self.arrays[f"{column}_offsets"].num_rows:
                 self.arrays[f"{column}_offsets"].append(np.zeros(1, np.int64))
@@ -134,10 +140,17 @@ class _Columns:
         """Whether any row has had a source."""
         return self.arrays["source_offsets"].num_rows > 1
 
-    def append(self, rows: list[TokenRow]) -> None:
-        """Write rows behind the others."""
+    @property
+    def has_labels(self) -> bool:
+        """Whether any row has had a label."""
+        return self.arrays["labels"].num_rows > 0
+
+    def append(self, rows: list[TokenRow], labels: list[int | None]) -> None:
+        """Write rows and their labels behind the others."""
         self._append("text", [text_ids for text_ids, _ in rows])
         self._append("source", [source_ids for _, source_ids in rows if source_ids is not None])
+        known = [label for label in labels if label is not None]
+        self.arrays["labels"].append(np.array(known, np.int32))
 
     def _append(self, column: str, sequences: list[list[int]]) -> None:
         ids, offsets = self.arrays[f"{column}_ids"], self.arrays[f"{column}_offsets"]
@@ -200,12 +213,15 @@ def _tokenize(
     policy: LengthPolicy,
     name: str,
     num_before: int,
-) -> list[TokenRow]:
+) -> tuple[list[TokenRow], list[int | None]]:
+    """Return the rows of a batch of records, and the label of each row."""
     texts = encode_texts(tokenizer, [record.text for record in batch])
     sources: list[list[int] | None] = [None] * len(batch)
     if batch[0].source is not None:
         sources = list(encode_texts(tokenizer, [record.source or "" for record in batch]))
-    rows = []
+    rows: list[TokenRow] = []
+    labels: list[int | None] = []
     for number, ids in enumerate(zip(texts, sources, strict=True), start=num_before + 1):
         rows += policy.apply(*ids, f"{name}, record {number}")
-    return rows
+        labels += [batch[number - num_before - 1].label] * (len(rows) - len(labels))
+    return rows, labels

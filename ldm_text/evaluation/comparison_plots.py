@@ -27,8 +27,9 @@ COLOURS = (
     "#2aa0b8",
     "#8a6a54",
     "#7d8a2e",
+    "#6b7f94",
 )
-MARKERS = "osD^vPX<>ph"
+MARKERS = "osD^vPX<>pd"
 LINES = ("solid", "dashed", "dotted", "dashdot")  # of one generator
 CONTROL_LINES = ("dashed", "dotted", "dashdot", (0, (1, 3)))
 CONTROL_MARKERS = "*PXD"

@@ -47,6 +47,14 @@ def make_module(pretrained_folder):
     return make
 
 
+def test_a_teacher_that_writes_beside_known_text_is_refused(
+    make_module, make_denoiser, pretrained_folder
+):
+    make_denoiser(infill_prob=0.5).save_pretrained(pretrained_folder / "denoiser")
+    with pytest.raises(ValueError, match="its student would lose how to write beside known text"):
+        make_module(ProgressiveDistillation([1, 1], [4, 2], 8))
+
+
 def weights_of(network):
     return {name: value.clone() for name, value in network.state_dict().items()}
 

@@ -261,3 +261,68 @@ def test_an_edit_goes_its_share_of_the_way(denoiser, sample, inputs, name, stren
 def test_an_edit_of_full_strength_is_a_text_from_noise(denoiser, sample):
     edited = sample(denoiser, start=EditStart(torch.randn(3, 4, 8), 1.0))
     torch.testing.assert_close(edited, sample(denoiser))
+
+
+class Finishing(StepControl):
+    """Let rows go after given steps, and keep which rows it is asked about."""
+
+    def __init__(self, last_steps):
+        self.last_steps = last_steps  # of each row
+        self.rows = list(range(len(last_steps)))
+        self.step = 0
+        self.sizes = []
+
+    def adjust(self, pred_latents, step, num_steps):
+        self.step = step
+        return pred_latents
+
+    def renoise(self, noisy_latents, pred_latents, t):
+        self.sizes.append((len(noisy_latents), len(pred_latents)))
+        return noisy_latents
+
+    def finished(self, pred_latents):
+        is_done = torch.tensor([self.last_steps[row] == self.step for row in self.rows])
+        self.rows = [row for row in self.rows if self.last_steps[row] != self.step]
+        return is_done
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_rows_that_are_done_leave_the_batch_and_change_no_other(
+    denoiser, sample, name, guidance_scale
+):
+    options = {"guidance_scale": guidance_scale, "num_inference_steps": NUM_STEPS}
+    seen = []
+    whole = sample(
+        denoiser,
+        name,
+        generator=make_generators(range(3)),
+        on_step_end=lambda step, noisy, prediction: seen.append(prediction),
+        **options,
+    )
+    denoiser.calls.clear()
+    control = Finishing([1, 99, 0])
+    left = sample(denoiser, name, generator=make_generators(range(3)), control=control, **options)
+    torch.testing.assert_close(left[1], whole[1], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(left[0], seen[1][0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(left[2], seen[0][2], atol=1e-4, rtol=1e-4)
+    branches = 1 if guidance_scale == 1 else 2
+    assert batch_sizes(denoiser) == [branches * rows for rows in [3, 2] + [1] * (len(seen) - 2)]
+    assert control.sizes == [(3, 3), (2, 2)] + [(1, 1)] * (len(seen) - 2)
+
+
+def test_when_all_rows_are_done_no_step_is_left(denoiser, sample):
+    steps = []
+    options = {"on_step_end": lambda step, noisy, prediction: steps.append(len(prediction))}
+    left = sample(denoiser, control=Finishing([2, 1, 1]), **options)
+    assert batch_sizes(denoiser) == [3, 3, 1]
+    assert steps == [3, 3, 3]  # watched whole, those that are done as they were
+    torch.testing.assert_close(left[0], denoiser.calls[2]["prediction"][0])
+    torch.testing.assert_close(left[1:], denoiser.calls[1]["prediction"][1:])
+
+
+def test_nobody_is_asked_to_stop_after_the_last_step(denoiser, sample):
+    control = Finishing([NUM_STEPS - 1] * 3)
+    whole = sample(denoiser)
+    assert torch.equal(sample(denoiser, control=control), whole)
+    assert control.rows == [0, 1, 2]

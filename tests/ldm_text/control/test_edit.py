@@ -121,12 +121,12 @@ def test_the_sphere_is_crossed_at_an_even_pace():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda p: variations(p, TEXT, 0, 0.5), "`num_texts` must be at least 1, got 0"),
+        (lambda p: variations(p, TEXT, 0, 0.5), "`n` must be at least 1, got 0"),
         (lambda p: variations(p, TEXT, 2, 0.0), "`distance` must be above 0 and at most 1"),
-        (lambda p: interpolate(p, TEXT, OTHER, 1), "`num_texts` must be at least 2"),
+        (lambda p: interpolate(p, TEXT, OTHER, 1), "`n` must be at least 2"),
         (lambda p: interpolate(p, TEXT, OTHER, 3, strength=2.0), "`strength` must be between"),
         (lambda p: refine(p, TEXT, num_rounds=0), "`num_rounds` must be at least 1"),
-        (lambda p: refine(p, TEXT, share=0.0), "`share` and `strength` must be above 0"),
+        (lambda p: refine(p, TEXT, share=0.0), "`share` must be above 0 and at most 1 and"),
     ],
 )
 def test_impossible_calls_are_refused(pipeline, call, message):

@@ -160,7 +160,7 @@ def guided_prediction(
     self_condition: Tensor | None,
     clean: KnownLatents | None = None,
 ) -> Tensor:
-    """Predict the clean latents under guidance: one forward, on a doubled batch if guided.
+    """Predict the clean latents under guidance: one forward, on a doubled batch if it guides.
 
     The guider acts on predictions of the clean latents, ``(B, L, D)``. All rows follow their source
     except those without any known text, which follow the null in both branches. A guider with a
@@ -175,6 +175,9 @@ def guided_prediction(
     if weak_denoiser is not None:
         strong, weak = (predict(each, clean, *inputs) for each in (denoiser, weak_denoiser))
         return guider.forward(strong, weak).pred
+    if no_source.all():  # both branches are the unconditional one
+        prediction = predict(denoiser, clean, *inputs)
+        return guider.forward(prediction, prediction).pred
     noisy_2, t_2, known_2, mask_2 = map(doubled, inputs[:4])
     is_null = torch.cat((no_source, torch.ones_like(no_source)))
     self_2 = None if self_condition is None else doubled(self_condition)

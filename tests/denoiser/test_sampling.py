@@ -103,6 +103,14 @@ def test_guidance_extrapolates_from_the_null_to_the_source(denoiser, sample):
     assert torch.allclose(predictions[0], expected, atol=1e-5)
 
 
+def test_guidance_costs_nothing_where_no_row_has_a_source(denoiser, sample, inputs):
+    """The batch was doubled for two branches that are the same."""
+    nothing = {"known_mask": torch.zeros_like(inputs["known_mask"])}
+    guided = sample(denoiser, guidance_scale=3.0, **nothing)
+    assert batch_sizes(denoiser) == [3] * NUM_STEPS
+    assert torch.equal(guided, sample(denoiser, **nothing))
+
+
 def test_a_row_without_source_is_not_changed_by_guidance(denoiser, sample):
     plain, guided = sample(denoiser), sample(denoiser, guidance_scale=3.0)
     assert torch.allclose(guided[2], plain[2], atol=1e-5)

@@ -1,7 +1,7 @@
 r"""Kill a training at random moments, resume it each time, and compare it with an unbroken one.
 
-    python tests/benchmarks/resume.py --config configs/autoencoder/e2e.yaml
-    python tests/benchmarks/resume.py --config configs/denoiser/e2e.yaml --options \
+    python tests/benchmarks/resume.py --training configs/autoencoder/e2e.yaml
+    python tests/benchmarks/resume.py --training configs/denoiser/e2e.yaml --options \
         '[--model.init_args.autoencoder.init_args.path=checkpoints/e2e/autoencoder]'
 
 Each run is the command ``ldm-text fit`` in a process of its own, with a checkpoint each few steps,
@@ -80,7 +80,7 @@ def differences(first: Any, second: Any, name: str) -> list[str]:
 
 
 def resume(
-    config: Path,
+    training: Path,
     num_steps: int = 40,
     num_kills: int = 4,
     every_n_steps: int = 5,
@@ -91,7 +91,7 @@ def resume(
     """Train once unbroken and once with kills, and compare.
 
     Args:
-        config: Configuration of a training, as it is shipped.
+        training: Configuration of a training, as it is shipped.
         num_steps: Steps of the training.
         num_kills: How often to kill it at most.
         every_n_steps: Steps between checkpoints.
@@ -103,12 +103,13 @@ def resume(
     with tempfile.TemporaryDirectory() as name:
         unbroken, broken = Path(name, "unbroken"), Path(name, "broken")
         steps = (num_steps, every_n_steps)
-        subprocess.run([*command(config, unbroken, *steps), *options], check=True)
+        arguments = [*command(training, unbroken, *steps), *options]
+        subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
         kills: list[int] = []
         code = -signal.SIGKILL
         while code == -signal.SIGKILL:
-            arguments = [*command(config, broken, *steps), *options, "--ckpt_path", "last"]
-            process = subprocess.Popen(arguments)
+            arguments = [*command(training, broken, *steps), *options, "--ckpt_path", "last"]
+            process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
             if len(kills) < num_kills:
                 end_s = time.monotonic() + draw.uniform(0, longest_life_s)
                 while process.poll() is None and time.monotonic() < end_s:
@@ -124,7 +125,7 @@ def resume(
         for difference in differences(first.get(part), second.get(part), part)
     ]
     report = {
-        "config": str(config),
+        "training": str(training),
         "steps": [first["global_step"], second["global_step"]],
         "kills": len(kills),
         "checkpoint_at_kill": kills,

@@ -177,7 +177,7 @@ def test_edits_stop_too(pipeline):
     settings = TextSettings(NUM_STEPS, precision="float32", sampling={"stop_patience": 1})
     sizes = []
     pipeline.denoiser.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    requests = [EditRequest("The Vaults is cheap.", row=row) for row in range(4)]
+    requests = [EditRequest("The Vaults is cheap.", row=row, source="a pub") for row in range(4)]
     together = edit_texts(pipeline, requests, 0.9, settings)
     assert sizes[0] == 8  # both branches of guidance
     assert sizes[-1] < 8

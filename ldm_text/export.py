@@ -3,8 +3,8 @@
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
@@ -12,7 +12,6 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from autoencoder.checkpoint_file import check_checkpoint_file
 from denoiser.decoder_adaptation import LitDecoderAdaptation
 from denoiser.distillation_training import LitDistillation
 from denoiser.schedulers import SchedulerName, make_scheduler
@@ -25,6 +24,7 @@ from ldm_text.data.labels import labels_of_training
 from ldm_text.parsers import check_nesting
 from ldm_text.pipeline import LatentTextPipeline, default_guider
 from ldm_text.tokenizer import load_tokenizer
+from ldm_text.training_checkpoint import load_trained_module
 from ldm_text.training_report import autoencoder_checkpoint, describe_training
 
 logger = logging.getLogger(__name__)
@@ -39,29 +39,13 @@ TRAININGS: dict[str, type[LitDenoiser] | type[LitTokenModel]] = {
 }
 
 
-def load_trained_module(ckpt_path: Path) -> LitDenoiser | LitTokenModel:
-    """Load a Lightning checkpoint of a denoiser, which holds its autoencoder, or of a baseline.
+def class_of_training(hyperparameters: Mapping[str, Any]) -> type[LitDenoiser | LitTokenModel]:
+    """Tell which training a checkpoint is of.
 
-    Students of few steps are denoisers too, and so is one whose decoder was adapted to it.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no such checkpoint.
+    Students of few steps are denoisers, too, and so is one whose decoder was adapted to it.
     """
-    if not ckpt_path.is_file():
-        raise FileNotFoundError(f"`--ckpt_path`: there is no checkpoint `{ckpt_path}`.")
-    try:
-        check_checkpoint_file(ckpt_path)
-        content = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=True)
-        names = [name for name in TRAININGS if name in content["hyper_parameters"]]
-        module = (TRAININGS[names[0]] if names else LitDenoiser).load_from_checkpoint(
-            ckpt_path, map_location="cpu", weights_only=True, strict=True
-        )
-    except (RuntimeError, ValueError, KeyError, TypeError, UnpicklingError) as error:
-        raise ValueError(
-            f"`--ckpt_path`: `{ckpt_path}` is no checkpoint of a denoiser or a baseline. {error}"
-        ) from error
-    return module.eval()
+    names = [name for name in TRAININGS if name in hyperparameters]
+    return TRAININGS[names[0]] if names else LitDenoiser
 
 
 def stage_of(module: LitDenoiser) -> str:
@@ -155,7 +139,7 @@ def export(
     Raises:
         ValueError: If an option has no effect for the checkpoint, or the checkpoint does not do.
     """
-    module = load_trained_module(ckpt_path)
+    module = load_trained_module(ckpt_path, class_of_training, "a denoiser or a baseline")
     if isinstance(module, LitTokenModel):
         latent_options = (
             ("scheduler", scheduler),

@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from denoiser.schedulers import make_scheduler
-from ldm_text.export import load_trained_module
+from denoiser.training import LitDenoiser
 from ldm_text.pipeline import LatentTextPipeline, default_guider
 from ldm_text.tokenizer import load_tokenizer
+from ldm_text.training_checkpoint import load_trained_module
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 pytestmark = [
@@ -133,7 +134,7 @@ def test_tensorboard_shows_generated_texts_and_their_bleu(trained):
 
 
 def test_an_exported_folder_writes_the_same_texts_as_the_checkpoint(exported, trained):
-    module = load_trained_module(trained.denoiser)
+    module = load_trained_module(trained.denoiser, lambda _: LitDenoiser, "a denoiser")
     expected = LatentTextPipeline(
         load_tokenizer("tokenizer"),
         module.autoencoder,
@@ -158,7 +159,9 @@ def test_the_averaged_weights_are_taken_from_a_checkpoint(trained, tmp_path):
     for weight in content["current_model_state"].values():
         weight.fill_(7.0)
     torch.save(content, tmp_path / "copy.ckpt")
-    weights = load_trained_module(tmp_path / "copy.ckpt").state_dict()
+    weights = load_trained_module(
+        tmp_path / "copy.ckpt", lambda _: LitDenoiser, "a denoiser"
+    ).state_dict()
     assert all(torch.equal(weights[name], content["state_dict"][name]) for name in weights)
 
 

@@ -72,8 +72,7 @@ def infill(  # noqa: PLR0913 (the signature is the command line)
         The exit code: 0, or 3 if rows were rejected.
     """
     check_one_of("template", template, prompts)
-    if source is not None and template is None:
-        raise ValueError("`--source` goes with `--template`; name a column by `--source_field`.")
+    check_source("template", template, source)
     control = control or ControlOptions()
     for name in ("prefix", "suffix", "prefix_field", "suffix_field"):
         if getattr(control, name):
@@ -149,8 +148,7 @@ def edit(  # noqa: PLR0913 (the signature is the command line)
     """
     check_one_of("text", text, prompts)
     check_strength(strength)
-    if source is not None and text is None:
-        raise ValueError("`--source` goes with `--text`; name a column by `--source_field`.")
+    check_source("text", text, source)
     job = JobOptions(
         prompts, output, prompts_format, columns, on_error, shard, start_over, batch_size
     )
@@ -171,6 +169,16 @@ def check_one_of(name: str, value: str | None, prompts: Path | None) -> None:
     """
     if (value is None) == (prompts is None):
         raise ValueError(f"Give `--{name}`, or a file of them by `--prompts`, and not both.")
+
+
+def check_source(name: str, value: str | None, source: str | None) -> None:
+    """Refuse one condition for a file of texts.
+
+    Raises:
+        ValueError: If it is such a one.
+    """
+    if source is not None and value is None:
+        raise ValueError(f"`--source` goes with `--{name}`; name a column by `--source_field`.")
 
 
 def show(records: list[Record], before: str) -> None:

@@ -9,7 +9,7 @@ from ldm_text.batch.line_inputs import PromptsFormat, prompt_field
 from ldm_text.batch.options import JobOptions, OnError
 from ldm_text.batch.texts import TextWorkOptions
 from ldm_text.batch.work import Record
-from ldm_text.control.commands import check_one_of, show
+from ldm_text.control.commands import check_one_of, check_source, show
 from ldm_text.control.verb_work import VerbWorkOptions
 from ldm_text.control.verbs import Interpolation, Refinement, Variations
 from ldm_text.generate import finish
@@ -224,16 +224,6 @@ def refine(  # noqa: PLR0913 (the signature is the command line)
     options = VerbWorkOptions(work, verb, None if text is None else (text,), (field,), source)
     report = run_job(options.load(), job, lambda records: show(records, "original"))
     return finish(report, output)
-
-
-def check_source(name: str, value: str | None, source: str | None) -> None:
-    """Refuse one condition for a file of texts.
-
-    Raises:
-        ValueError: If it is such a one.
-    """
-    if source is not None and value is None:
-        raise ValueError(f"`--source` goes with `--{name}`; name a column by `--source_field`.")
 
 
 def show_near(records: list[Record], before: str) -> None:

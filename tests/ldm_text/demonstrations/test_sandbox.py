@@ -24,6 +24,7 @@ for _ in range(3):
     if os.fork() == 0:
         os.setsid()
         time.sleep(600)
+time.sleep(3)  # long enough to be seen; its children are left behind
 """
 
 

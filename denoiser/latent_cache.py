@@ -83,10 +83,17 @@ class LatentCache:
         Returns:
             Latents ``(B, L, D)``, float32, on the device of ``rows``.
         """
-        if column not in self.latents and self.folder is not None:  # others have filled it
-            self.latents[column] = np.load(self.folder / f"{column}.npy", mmap_mode="r+")
+        if column not in self.latents:
+            self.columns()
         chosen = torch.from_numpy(self.latents[column][rows.cpu().numpy()])
         return chosen.to(rows.device).float()
+
+    def columns(self) -> list[np.ndarray]:
+        """Return all columns ``(N, L, D)``, those that others have filled included."""
+        for path in [] if self.folder is None else sorted(self.folder.glob("*.npy")):
+            if path.stem != MARKS and path.stem not in self.latents:
+                self.latents[path.stem] = np.load(path, mmap_mode="r+", allow_pickle=False)
+        return list(self.latents.values())
 
     def make(self, column: str, shape: tuple[int, ...]) -> np.ndarray:
         """Make a column: files without content take no room; memory is checked before."""

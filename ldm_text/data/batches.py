@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ldm_text.data.packing import PackedRows
+from ldm_text.data.read_ahead import ReadAhead, present, reader_of, rows_reader
 from ldm_text.data.token_cache import TokenCache, TokenColumn
 
 Batch = dict[str, Tensor]
@@ -65,6 +66,12 @@ class RecordRows(Dataset):
         batch["row"] = torch.from_numpy(index)
         return batch
 
+    def read_ahead_stages(self) -> list[list[ReadAhead]]:
+        """Return what has the system read rows of mapped files: their places, then their ids."""
+        columns = [self.cache.text] + ([] if self.cache.source is None else [self.cache.source])
+        places = [rows_reader(column.offsets, 2) for column in columns]
+        return [present(places), present(map(column_reader, columns))]
+
     def _gather(self, column: TokenColumn, index: np.ndarray, length: int) -> tuple[Tensor, Tensor]:
         starts = column.offsets[index][:, None]
         ends = column.offsets[index + 1][:, None]
@@ -74,6 +81,19 @@ class RecordRows(Dataset):
         ids[is_text] = column.ids[positions[is_text]]
         ids[positions == ends] = self.end_token_id
         return torch.from_numpy(ids), torch.from_numpy(positions <= ends)
+
+
+def column_reader(column: TokenColumn) -> ReadAhead | None:
+    """Return a reader of the ids of rows."""
+    read = reader_of(column.ids)
+    if read is None:
+        return None
+
+    def read_rows(rows: Sequence[int]) -> None:
+        index = np.asarray(rows, np.int64)
+        read(column.offsets[index], column.offsets[index + 1])
+
+    return read_rows
 
 
 class PackedBatches(Dataset):
@@ -103,6 +123,10 @@ class PackedBatches(Dataset):
             "attention_mask": input_ids != self.pad_token_id,
             "document_ids": torch.from_numpy(self.packed.document_ids[index].astype(np.int64)),
         }
+
+    def read_ahead_stages(self) -> list[list[ReadAhead]]:
+        """Return what has the system read rows of mapped files."""
+        return [present(map(rows_reader, (self.packed.input_ids, self.packed.document_ids)))]
 
 
 def keep_batch(batch: Any) -> Any:

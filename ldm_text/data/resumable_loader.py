@@ -1,11 +1,12 @@
 """Shuffled batches that go on in the middle of an epoch when training is resumed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
+from ldm_text.data.read_ahead import ReadAhead, ahead
 from ldm_text.data.shuffling import shuffled
 
 
@@ -17,13 +18,15 @@ class ShuffledRows(DistributedSampler):
     of one process with ``R`` times the rows. Rows that fill no batch of all are left out.
 
     Args:
-        dataset: The rows.
+        dataset: The rows. One with a method ``read_ahead_stages`` is told of them some batches
+            before they are needed; see ``read_ahead.ahead``.
         batch_size: Rows in a batch of one process.
         num_replicas: Number of processes, ``R``.
         rank: Number of this process.
         seed: Decides the order, with the epoch.
     """
 
+    more_readers: Callable[[], list[ReadAhead]] = list  # of what else is needed for these rows
     first_row: int = 0  # of this process; rows before it were given before the run was resumed
 
     def __init__(
@@ -37,11 +40,17 @@ class ShuffledRows(DistributedSampler):
 
     def __iter__(self) -> Iterator[int]:
         """Yield the row numbers of this process."""
+        stages = getattr(self.dataset, "read_ahead_stages", list)()
+        for rows in ahead(self.batches(), [*stages, self.more_readers()]):
+            yield from rows
+
+    def batches(self) -> Iterator[list[int]]:
+        """Yield the row numbers batch by batch."""
         order = shuffled(self.num_rows, [self.seed, self.epoch])
         for place in range(self.first_row, self.num_samples, self.batch_size):
             number = place // self.batch_size * self.num_replicas + self.rank
             start = number * self.batch_size
-            yield from order(start + place % self.batch_size, start + self.batch_size)
+            yield order(start + place % self.batch_size, start + self.batch_size)
 
 
 class ResumableLoader(DataLoader):

@@ -8,11 +8,13 @@ import lightning
 import torch
 from torch.utils.data import DataLoader
 
+from denoiser.latent_cache import LatentCache
 from ldm_text.data.batches import PackedBatches, RecordRows, keep_batch
 from ldm_text.data.corpus import Corpus
 from ldm_text.data.documents import Documents
 from ldm_text.data.length_policy import LengthPolicy, LongTexts
 from ldm_text.data.packed_store import pack_corpus
+from ldm_text.data.read_ahead import ReadAhead, present, rows_reader
 from ldm_text.data.resumable_loader import ResumableLoader, ShuffledRows
 from ldm_text.data.token_cache import (
     TokenCache,
@@ -92,6 +94,11 @@ class TextDataModule(lightning.LightningDataModule):
         return len(self.tokenizer)
 
     @property
+    def token_texts(self) -> list[str]:
+        """Text of each token id, with the space before it where it begins a word."""
+        return self.tokenizer.batch_decode([[token_id] for token_id in range(self.vocab_size)])
+
+    @property
     def pad_token_id(self) -> int:
         """Id of the padding."""
         return self.tokenizer.pad_token_id
@@ -156,11 +163,18 @@ class TextDataModule(lightning.LightningDataModule):
             rank=trainer.global_rank if trainer is not None else 0,
             seed=self._seed,
         )
+        order.more_readers = self._latent_readers
         return ResumableLoader(dataset, sampler=order, drop_last=True, **self._loader_options())
 
     def val_dataloader(self) -> DataLoader:
         """Return all validation rows in order; the last batch may be smaller."""
         return DataLoader(self._datasets["validation"], **self._loader_options())
+
+    def _latent_readers(self) -> list[ReadAhead]:
+        """Return what has the system read latents that the model keeps in mapped files."""
+        trainer = self.trainer
+        cache = None if trainer is None else getattr(trainer.lightning_module, "cache", None)
+        return present(map(rows_reader, cache.columns())) if isinstance(cache, LatentCache) else []
 
     def _loader_options(self) -> dict[str, Any]:
         return {

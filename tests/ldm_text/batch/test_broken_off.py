@@ -62,13 +62,13 @@ def test_killed_before_any_operation_on_a_file_it_goes_on(unbroken, write_rows, 
 @pytest.mark.parametrize("name", NAMES)
 def test_killed_at_random_moments_it_comes_to_the_same_end(unbroken, prompts, folder, name):
     options = options_for(prompts, folder / name)
-    work = ToyWork(seconds_a_batch=0.004)
+    work = ToyWork(seconds_a_batch=0.02)  # longer than the first life, on any machine
     random_numbers = random.Random(name)
     num_kills = 0
     while True:
         process = start(options, work=work)
         # Longer and longer lives: on a busy machine a short one may not reach the first commit.
-        process.join(random_numbers.uniform(0, 0.1 + 0.05 * num_kills))
+        process.join(random_numbers.uniform(0, 0.05 + 0.05 * num_kills))
         if process.exitcode is not None:
             break
         os.kill(process.pid, signal.SIGKILL)

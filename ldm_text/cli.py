@@ -39,6 +39,7 @@ COMMANDS = {
     "export": ("ldm_text.export", "write a released folder from training checkpoints"),
     "infill": ("ldm_text.control.commands", "fill the gaps of texts"),
     "interpolate": ("ldm_text.control.verb_commands", "write texts between two texts"),
+    "label_records": ("ldm_text.data.label_records", "join data sets of several tasks into one"),
     "make_task": ("ldm_text.demonstrations.make", "write the data of a generated task"),
     "prompt_programs": ("ldm_text.demonstrations.run", "write the prompts of HumanEval or MBPP"),
     "recombine_slots": (
@@ -47,6 +48,11 @@ COMMANDS = {
     ),
     "refine": ("ldm_text.control.verb_commands", "write the weak places of texts again"),
     "run_programs": ("ldm_text.demonstrations.run", "run programs against tests, in a sandbox"),
+    "score_labels": ("ldm_text.evaluation.score_labels", "tell of which classes texts are"),
+    "score_rewriting": (
+        "ldm_text.evaluation.score_rewriting",
+        "measure rewritten texts: style, likeness, fluency",
+    ),
     "score_task": ("ldm_text.demonstrations.score", "check generated texts of a task"),
     "select_texts": ("ldm_text.evaluation.select", "keep generated texts with the right slots"),
     "train_tokenizer": ("ldm_text.tokenizer", "train a byte-level BPE tokenizer"),

@@ -165,8 +165,8 @@ def check_call(
     pipeline.tokenize_prompts(sources, settings.truncate)
 
 
-def changed_share(before: list[int], after: list[int]) -> float:
-    """Edit distance of two rows of tokens, as a share of the longer one, in [0, 1]."""
+def changed_share(before: Sequence[int | str], after: Sequence[int | str]) -> float:
+    """Edit distance of two rows of tokens or words, as a share of the longer one, in [0, 1]."""
     if before == after:
         return 0.0
     longest = max(len(before), len(after))

@@ -15,6 +15,7 @@ from ldm_text.demonstrations.rates import mean_and_error
 from ldm_text.demonstrations.task import Task
 from ldm_text.demonstrations.tasks import TASKS, TaskName
 from ldm_text.evaluation.references import read_text_sets
+from ldm_text.evaluation.text_table import aligned
 from ldm_text.whole_lines import WholeLinesFile, check_output_file
 
 ALL = "all"  # name of the group of all rows
@@ -155,9 +156,4 @@ def table(groups: dict[str, dict[str, Any]], group_field: str | None) -> str:
             for one in figures["checks"].values()
         ]
         cells.append([group, str(figures["num_sources"]), *rates])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    rows = [
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in cells
-    ]
-    return "\n".join([*rows, ""])
+    return aligned(cells)

@@ -6,7 +6,12 @@ import torch
 
 from autoencoder.model import TextAutoencoder
 
-PARTS = ("embedding.", "encoder.", "statistics.")  # what decides standardized latents
+PARTS = (
+    "embedding.",
+    "encoder.",
+    "empty_state",
+    "statistics.",
+)  # what decides standardized latents
 
 
 def latent_space_id(autoencoder: TextAutoencoder) -> str:

@@ -1,9 +1,23 @@
 """Load a trained autoencoder, for use in configurations."""
 
+import json
 from pathlib import Path
 
 from autoencoder.checkpoint_file import check_checkpoint_file
+from autoencoder.frozen import FrozenEncoderAutoencoder
 from autoencoder.model import TextAutoencoder
+from autoencoder.perceiver import PerceiverAutoencoder
+from autoencoder.variational import VariationalAutoencoder
+
+VARIANTS: dict[str, type[TextAutoencoder]] = {
+    variant.__name__: variant
+    for variant in (
+        TextAutoencoder,
+        VariationalAutoencoder,
+        PerceiverAutoencoder,
+        FrozenEncoderAutoencoder,
+    )
+}
 
 
 def load_autoencoder(path: str) -> TextAutoencoder:
@@ -18,7 +32,7 @@ def load_autoencoder(path: str) -> TextAutoencoder:
 
     Raises:
         FileNotFoundError: If there is nothing at ``path``.
-        ValueError: If the checkpoint is damaged.
+        ValueError: If the checkpoint is damaged, or the folder is of no autoencoder.
     """
     location = Path(path)
     if not location.exists():
@@ -26,7 +40,7 @@ def load_autoencoder(path: str) -> TextAutoencoder:
             f"No autoencoder at `{path}`: train one with `ldm-text fit -c configs/autoencoder/...`."
         )
     if location.is_dir():
-        autoencoder = TextAutoencoder.from_pretrained(location, use_safetensors=True)
+        autoencoder = variant_of(location).from_pretrained(location, use_safetensors=True)
     else:
         from autoencoder.training import LitAutoencoder  # it imports this package's model
 
@@ -35,6 +49,23 @@ def load_autoencoder(path: str) -> TextAutoencoder:
             location, map_location="cpu", weights_only=True
         ).autoencoder
     return autoencoder.eval().requires_grad_(False)
+
+
+def variant_of(folder: Path) -> type[TextAutoencoder]:
+    """Return the class of the autoencoder in a folder.
+
+    Raises:
+        ValueError: If its configuration names none.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        return TextAutoencoder  # which says what is missing
+    name = json.loads(path.read_text(encoding="utf-8")).get("_class_name")
+    if name not in VARIANTS:
+        raise ValueError(
+            f"`{path}`: `_class_name` must be one of {', '.join(VARIANTS)}, got {name}."
+        )
+    return VARIANTS[name]
 
 
 def check_data_fit(

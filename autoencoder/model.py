@@ -9,7 +9,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from autoencoder.decoder import ParallelDecoder
-from autoencoder.encoder import TextEncoder
+from autoencoder.encoder import LatentEncoder, TextEncoder
 from autoencoder.latent_statistics import LatentStatistics
 
 
@@ -24,6 +24,8 @@ class TextAutoencoder(ModelMixin, ConfigMixin):
     Behind the end of a text all latents are one constant, the *empty* latent: padding carries
     no information in either direction.
     """
+
+    _repeated_blocks = ("Transformer",)  # what `compile_repeated_blocks` compiles
 
     @register_to_config
     def __init__(
@@ -61,12 +63,18 @@ class TextAutoencoder(ModelMixin, ConfigMixin):
         self.embedding = nn.Embedding(vocab_size, token_dim)  # reads and writes tokens
         nn.init.normal_(self.embedding.weight, std=token_dim**-0.5)
         widths = (token_dim, tokens_per_latent, latent_dim, hidden_dim)
-        self.encoder = TextEncoder(*widths, num_encoder_layers, num_heads)
+        self.encoder = self.make_encoder(*widths, num_encoder_layers, num_heads)
         self.decoder = ParallelDecoder(*widths, num_decoder_layers, num_heads)
-        self.decoder.transpose_of(
-            self.encoder.latent_projection.weight, self.encoder.patch_projection.weight
-        )
+        self.decoder.transpose_of(*self.encoder.linear_maps())
         self.statistics = LatentStatistics(latent_dim)
+
+    def make_encoder(self, *sizes: int) -> LatentEncoder:
+        """Make the encoder; a variant of the model has one of its own.
+
+        Args:
+            sizes: The arguments of ``TextEncoder``.
+        """
+        return TextEncoder(*sizes)
 
     def latent_mask(self, attention_mask: Tensor) -> Tensor:
         """Tell which latents hold at least one real token: ``(B, S)`` to ``(B, L)``, boolean."""
@@ -91,6 +99,15 @@ class TextAutoencoder(ModelMixin, ConfigMixin):
         Raises:
             ValueError: If ``S`` is not a multiple of ``tokens_per_latent``.
         """
+        return self.encoder(*self.encoder_inputs(input_ids, attention_mask, document_ids))
+
+    def encoder_inputs(
+        self, input_ids: Tensor, attention_mask: Tensor, document_ids: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return what the encoder reads: tokens ``(B, S, W)``, and which latent sees which.
+
+        The second is boolean, ``(B, 1, L, L)``. Arguments and errors are those of ``encode``.
+        """
         if input_ids.shape[1] % self.config.tokens_per_latent:
             raise ValueError(
                 f"`input_ids` must be padded to a multiple of {self.config.tokens_per_latent} "
@@ -102,7 +119,13 @@ class TextAutoencoder(ModelMixin, ConfigMixin):
         visible = is_text[:, :, None] == is_text[:, None, :]  # (B, L, L)
         if document_ids is not None:
             visible = visible & (document_ids[:, :, None] == document_ids[:, None, :])
-        return self.encoder(self.embedding(input_ids), visible[:, None])
+        return self.embed(input_ids, attention_mask, document_ids), visible[:, None]
+
+    def embed(
+        self, input_ids: Tensor, attention_mask: Tensor, document_ids: Tensor | None
+    ) -> Tensor:
+        """Turn each token into a vector: ``(B, S, token_dim)``; arguments as in ``encode``."""
+        return self.embedding(input_ids)
 
     def decode(
         self,

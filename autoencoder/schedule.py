@@ -7,7 +7,15 @@ from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
 
+from autoencoder.muon import MuonWithAdamW
+
 ScheduleName = Literal["constant_with_warmup", "cosine", "linear"]
+
+
+def tell_matrices(optimizer: Optimizer, module: LightningModule) -> None:
+    """Tell an optimizer that treats matrices in a way of its own which weights these are."""
+    if isinstance(optimizer, MuonWithAdamW):
+        optimizer.take_matrices(module)
 
 
 def with_schedule(
@@ -24,6 +32,7 @@ def with_schedule(
     Returns:
         What ``configure_optimizers`` returns.
     """
+    tell_matrices(optimizer, module)
     schedule = get_scheduler(
         name,
         optimizer,

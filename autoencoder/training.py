@@ -1,19 +1,27 @@
 """Train the autoencoder with Lightning."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from autoencoder.alignment import AlignmentLoss, LatentAlignment
 from autoencoder.corruption import LatentCorruption, mask_tokens
+from autoencoder.frozen import FrozenEncoderAutoencoder
 from autoencoder.model import TextAutoencoder
 from autoencoder.schedule import ScheduleName, with_schedule
 from autoencoder.seeded_steps import SeededSteps
+from autoencoder.token_states import SpecialTokens
+from autoencoder.variational import KLPenalty, VariationalAutoencoder
 
 
 class LitAutoencoder(SeededSteps):
-    """Reconstruct packed texts through masked tokens and corrupted latents, by cross-entropy only.
+    """Reconstruct packed texts through masked tokens and corrupted latents.
+
+    The loss is the cross-entropy; a variational autoencoder and an alignment add a term each.
 
     Args:
         autoencoder: The network.
@@ -23,6 +31,11 @@ class LitAutoencoder(SeededSteps):
         warmup_steps: Steps of linear warm-up of the learning rate.
         lr_schedule: Course of the learning rate after the warm-up, until ``trainer.max_steps``.
         compile_network: Compile encoder and decoder with ``torch.compile``.
+        kl: What divergence costs; for a ``VariationalAutoencoder``, and only for one.
+        alignment: A frozen encoder whose states the latents are to follow, if any.
+
+    Raises:
+        ValueError: If ``kl`` and the autoencoder do not fit.
     """
 
     def __init__(
@@ -34,8 +47,15 @@ class LitAutoencoder(SeededSteps):
         warmup_steps: int = 50,
         lr_schedule: ScheduleName = "cosine",
         compile_network: bool = False,
+        kl: KLPenalty | None = None,
+        alignment: LatentAlignment | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(autoencoder, VariationalAutoencoder) != (kl is not None):
+            raise ValueError(
+                "`kl` and `autoencoder.VariationalAutoencoder` need each other, got "
+                f"{type(autoencoder).__name__} {'without' if kl is None else 'with'} `kl`."
+            )
         self.save_hyperparameters()
         self.autoencoder = autoencoder
         self.corruption = corruption
@@ -44,7 +64,33 @@ class LitAutoencoder(SeededSteps):
         self.warmup_steps = warmup_steps
         self.lr_schedule = lr_schedule
         self.compile_network = compile_network
+        self.kl = kl
+        self.alignment_loss: AlignmentLoss | None = None
+        if alignment is not None:
+            config = autoencoder.config
+            ids = (config.pad_token_id, config.end_token_id, config.mask_token_id)
+            sizes = (config.latent_dim, config.tokens_per_latent)
+            self.alignment_loss = alignment.make_loss(*sizes, SpecialTokens(*ids))
         self.validation_latents: list[Tensor] = []
+
+    def setup(self, stage: str) -> None:
+        """Tell who reads words the text of each token, where the data module knows it."""
+        super().setup(stage)
+        datamodule = getattr(self.trainer, "datamodule", None)
+        for reader in (self.autoencoder, self.alignment_loss):
+            is_reader = isinstance(reader, FrozenEncoderAutoencoder | AlignmentLoss)
+            if is_reader and hasattr(datamodule, "token_texts"):
+                reader.set_token_texts(datamodule.token_texts)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the texts of the tokens where latents depend on them."""
+        if isinstance(self.autoencoder, FrozenEncoderAutoencoder):
+            checkpoint["token_texts"] = self.autoencoder.config.token_texts
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the texts of the tokens."""
+        if checkpoint.get("token_texts") is not None:
+            self.autoencoder.set_token_texts(checkpoint["token_texts"])
 
     def on_fit_start(self) -> None:
         """Compile in place, so that the names in the checkpoint stay the same."""
@@ -65,19 +111,44 @@ class LitAutoencoder(SeededSteps):
             self.trainer.training = True
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Compute the cross-entropy of the real tokens of a packed batch."""
+        """Compute the cross-entropy of the real tokens of a packed batch, and what is added."""
         masked_ids = mask_tokens(
             batch["input_ids"], self.max_token_mask_prob, self.autoencoder.config.mask_token_id
         )
-        latents = self.autoencoder.encode(
-            masked_ids, batch["attention_mask"], batch["document_ids"]
-        )
+        latents, terms = self.training_latents(masked_ids, batch)
         logits = self.autoencoder.decode(
             self.corruption(latents), document_ids=batch["document_ids"]
         )
         loss = reconstruction_loss(logits, batch)
+        if terms:
+            self.log("train/reconstruction", loss)
+            for name, term in terms.items():
+                self.log(f"train/{name}", term)
+                loss = loss + term
         self.log("train/loss", loss, prog_bar=True)
         return loss
+
+    def training_latents(
+        self, masked_ids: Tensor, batch: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Encode a batch, and compute what its latents add to the loss.
+
+        Returns:
+            Latents ``(B, L, D)`` with a root mean square of 1, and terms of the loss by name.
+        """
+        mask, terms = batch["attention_mask"], {}
+        columns = (masked_ids, mask, batch["document_ids"])
+        is_text = self.autoencoder.latent_mask(mask)
+        if self.kl is not None and isinstance(self.autoencoder, VariationalAutoencoder):
+            posterior = self.autoencoder.posterior(*columns)
+            sample = posterior.sample()
+            latents = F.rms_norm(sample, sample.shape[-1:], eps=1e-6)  # no noise is scaled away
+            terms["kl"] = self.kl(posterior, is_text, mask.sum())
+        else:
+            latents = self.autoencoder.encode(*columns)
+        if self.alignment_loss is not None:
+            terms["alignment"] = self.alignment_loss(latents, batch, is_text)
+        return latents, terms
 
     # The last batch is smaller: compiled networks would be compiled once more for it.
     @torch.compiler.set_stance("force_eager")

@@ -15,19 +15,23 @@ if TYPE_CHECKING:
     from denoiser.distillation import ConsistencyDistillation, ProgressiveDistillation
     from denoiser.distillation_training import LitDistillation
     from denoiser.ema import EMAWithWarmup
+    from denoiser.flow_map import FlowMapDistillation
     from denoiser.latent_classifier import LatentClassifier
     from denoiser.loading import PretrainedDenoiser
+    from denoiser.loss_options import LossOptions
     from denoiser.training import LitDenoiser
 
 __all__ = [
     "ConsistencyDistillation",
     "EMAWithWarmup",
+    "FlowMapDistillation",
     "LatentClassifier",
     "LatentDenoiser",
     "LitDecoderAdaptation",
     "LitDenoiser",
     "LitDistillation",
     "LitLatentClassifier",
+    "LossOptions",
     "PretrainedDenoiser",
     "ProgressiveDistillation",
 ]
@@ -36,11 +40,13 @@ __all__ = [
 MODULES = {
     "ConsistencyDistillation": "denoiser.distillation",
     "EMAWithWarmup": "denoiser.ema",
+    "FlowMapDistillation": "denoiser.flow_map",
     "LatentClassifier": "denoiser.latent_classifier",
     "LitDecoderAdaptation": "denoiser.decoder_adaptation",
     "LitDenoiser": "denoiser.training",
     "LitDistillation": "denoiser.distillation_training",
     "LitLatentClassifier": "denoiser.classifier_training",
+    "LossOptions": "denoiser.loss_options",
     "PretrainedDenoiser": "denoiser.loading",
     "ProgressiveDistillation": "denoiser.distillation",
 }

@@ -22,7 +22,12 @@ from denoiser.teacher import DistillationRows, Teacher, draw_points, grid_time
 
 @torch.no_grad()
 def own_earlier_prediction(
-    student: LatentDenoiser, rows: DistillationRows, noise: Tensor, t: Tensor, num_rows: int
+    student: LatentDenoiser,
+    rows: DistillationRows,
+    noise: Tensor,
+    t: Tensor,
+    num_rows: int,
+    next_t: Tensor | None = None,
 ) -> Tensor:
     """Let the student predict the first rows at an earlier, noisier time, without self-condition.
 
@@ -32,6 +37,7 @@ def own_earlier_prediction(
         noise: Their noise ``(B, L, D)`` at that time.
         t: That time, ``(B,)``.
         num_rows: How many rows get a prediction.
+        next_t: Times ``(B,)`` to which a flow map was to lead from there.
 
     Returns:
         Predicted clean latents ``(B, L, D)``; 0 in the other rows.
@@ -40,7 +46,8 @@ def own_earlier_prediction(
     if num_rows:
         some, some_t = rows.first(num_rows), t[:num_rows]
         noisy_latents = add_noise(some.latents, noise[:num_rows], some_t)
-        predicted[:num_rows] = some.predict(student, noisy_latents, some_t)
+        some_next = None if next_t is None else next_t[:num_rows]
+        predicted[:num_rows] = some.predict(student, noisy_latents, some_t, next_t=some_next)
     return predicted
 
 
@@ -63,6 +70,7 @@ class ProgressiveDistillation:
     """
 
     scheduler: SchedulerName = "euler"
+    makes_flow_map = False
 
     def __init__(
         self,
@@ -136,6 +144,7 @@ class ConsistencyDistillation:
     """
 
     scheduler: SchedulerName = "lcm"
+    makes_flow_map = False
     round_steps: None = None  # one round, as long as the training
 
     def __init__(self, student_steps: int = 4, teacher_steps: int = 32) -> None:

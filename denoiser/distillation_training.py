@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from denoiser.distillation import ConsistencyDistillation, ProgressiveDistillation
+from denoiser.flow_map import FlowMapDistillation
 from denoiser.loading import PretrainedDenoiser
 from denoiser.model import LatentDenoiser
 from denoiser.rounds import ROUND, check_rounds, round_at, with_rounds
@@ -19,9 +20,23 @@ from denoiser.teacher import DistillationRows, Teacher
 from denoiser.training import LitDenoiser
 
 
-def trainable_copy(denoiser: LatentDenoiser, latent_dim: int) -> LatentDenoiser:
-    """Copy a denoiser, with gradients; its latents have the width that it was trained for."""
-    return copy.deepcopy(denoiser).requires_grad_(True)
+def trainable_copy(
+    denoiser: LatentDenoiser, latent_dim: int, flow_map: bool = False
+) -> LatentDenoiser:
+    """Copy a denoiser, with gradients; its latents have the width that it was trained for.
+
+    Args:
+        denoiser: The denoiser to copy.
+        latent_dim: That width.
+        flow_map: Make a flow map of the copy, which predicts the same as long as it is not trained.
+    """
+    if not flow_map or denoiser.config.flow_map:
+        return copy.deepcopy(denoiser).requires_grad_(True)
+    # diffusers counts arguments that were given by position among those to leave out.
+    options = {k: v for k, v in denoiser.config.items() if k != "_use_default_values"}
+    student = LatentDenoiser.from_config(options | {"flow_map": True})
+    student.load_state_dict(student.state_dict() | denoiser.state_dict())
+    return student
 
 
 class LitDistillation(LitDenoiser):
@@ -33,8 +48,8 @@ class LitDistillation(LitDenoiser):
 
     Args:
         teacher: A trained denoiser; its autoencoder and noise shift are the student's.
-        objective: What the student learns, ``ProgressiveDistillation`` or
-            ``ConsistencyDistillation``, as a ``class_path``.
+        objective: What the student learns, ``ProgressiveDistillation``,
+            ``ConsistencyDistillation`` or ``FlowMapDistillation``, as a ``class_path``.
         optimizer: Optimizer as a ``class_path``.
         guidance_scale: Guidance of the teacher, which the student has folded in; 1 is off.
         cond_drop_prob: Share of rows trained without their source, for texts without a prompt.
@@ -50,7 +65,7 @@ class LitDistillation(LitDenoiser):
     def __init__(
         self,
         teacher: PretrainedDenoiser,
-        objective: ProgressiveDistillation | ConsistencyDistillation,
+        objective: ProgressiveDistillation | ConsistencyDistillation | FlowMapDistillation,
         optimizer: OptimizerCallable,
         guidance_scale: float,
         cond_drop_prob: float = 0.1,
@@ -66,7 +81,7 @@ class LitDistillation(LitDenoiser):
                 "write beside known text, which the objectives of distillation do not show it."
             )
         super().__init__(
-            denoiser=partial(trainable_copy, teacher.denoiser),
+            denoiser=partial(trainable_copy, teacher.denoiser, flow_map=objective.makes_flow_map),
             autoencoder=teacher.autoencoder,
             optimizer=optimizer,
             noise_shift=teacher.noise_shift,
@@ -139,4 +154,4 @@ class LitDistillation(LitDenoiser):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Set up the optimizer, and a learning rate that falls to 0 in each round."""
         optimizer = self.optimizer(self.denoiser.parameters())
-        return with_rounds(optimizer, self.round_steps, self.warmup_steps)
+        return with_rounds(self, optimizer, self.round_steps, self.warmup_steps)

@@ -51,6 +51,13 @@ class EMAWithWarmup(WeightAveraging):
         n = float(num_averaged)
         return averaged.lerp(current, 1 - min(self.decay, (1 + n) / (10 + n)))
 
+    @property
+    def averaged(self) -> nn.Module | None:
+        """The module with averaged weights, in a training; ``None`` where they are sharded."""
+        if self._average_model is None or isinstance(self._average_model.module, Weights):
+            return None
+        return self._average_model.module
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Copy the weights to average."""
         if stage == "fit" and pl_module.device_mesh is not None:

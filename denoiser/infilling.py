@@ -43,6 +43,7 @@ def predict(
     known: KnownLatents | None,
     noisy_latents: Tensor,
     *inputs: Tensor | None,
+    next_t: Tensor | None = None,
 ) -> Tensor:
     """Call a denoiser, and give it known latents if it takes any.
 
@@ -51,13 +52,15 @@ def predict(
         known: Known latents of the text, a row for each row of the batch.
         noisy_latents: ``(B, L, D)``.
         inputs: The other arguments of its ``forward``, up to ``self_condition``.
+        next_t: Times ``(B,)`` to which a flow map is to lead; others are given none.
 
     Returns:
         Predicted clean latents ``(B, L, D)``.
     """
+    options = {} if next_t is None else {"next_t": next_t}
     if known is None or not denoiser.config.infill_prob:
-        return denoiser(noisy_latents, *inputs)
-    return denoiser(known.put(noisy_latents), *inputs, clean_mask=known.mask)
+        return denoiser(noisy_latents, *inputs, **options)
+    return denoiser(known.put(noisy_latents), *inputs, clean_mask=known.mask, **options)
 
 
 @torch.no_grad()

@@ -3,10 +3,12 @@
 from bisect import bisect_right
 from itertools import accumulate
 
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from autoencoder.schedule import tell_matrices
 
 ROUND = "distillation_round"  # in a checkpoint
 
@@ -39,9 +41,10 @@ def check_rounds(trainer: Trainer, round_steps: list[int]) -> None:
 
 
 def with_rounds(
-    optimizer: Optimizer, round_steps: list[int], warmup_steps: int
+    module: LightningModule, optimizer: Optimizer, round_steps: list[int], warmup_steps: int
 ) -> OptimizerLRScheduler:
     """Give an optimizer the learning rate of ``round_learning_rate``, in Lightning's form."""
+    tell_matrices(optimizer, module)
     schedule = LambdaLR(
         optimizer, lambda step: round_learning_rate(step, round_steps, warmup_steps)
     )

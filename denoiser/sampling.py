@@ -3,14 +3,17 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
+from diffusers import FlowMapEulerDiscreteScheduler
 from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from denoiser.active_rows import ActiveRows
+from denoiser.fixed_shapes import FixedShapes
 from denoiser.guiders import weak_denoiser_of
 from denoiser.infilling import KnownLatents, predict
 from denoiser.model import LatentDenoiser
@@ -99,7 +102,7 @@ def check_scheduler(scheduler: SchedulerMixin) -> None:
         ValueError: If the scheduler is neither a flow-matching one nor set to ``use_flow_sigmas``.
     """
     name, config = type(scheduler).__name__, scheduler.config
-    if name.startswith("FlowMatch"):
+    if name.startswith(("FlowMatch", "FlowMap")):
         return
     if not config.get("use_flow_sigmas", False):
         raise ValueError(
@@ -159,30 +162,34 @@ def guided_prediction(
     known_mask: Tensor,
     self_condition: Tensor | None,
     clean: KnownLatents | None = None,
+    next_t: Tensor | None = None,
 ) -> Tensor:
     """Predict the clean latents under guidance: one forward, on a doubled batch if it guides.
 
     The guider acts on predictions of the clean latents, ``(B, L, D)``. All rows follow their source
     except those without any known text, which follow the null in both branches. A guider with a
     weaker denoiser takes that one's prediction for the same rows in the place of the null's. Known
-    latents of the text, ``clean``, are known in both branches.
+    latents of the text, ``clean``, are known in both branches. A flow map is told where its step
+    leads, ``next_t``.
     """
     no_source = ~known_mask.any(dim=1)
     inputs = (noisy_latents, t, known_latents, known_mask, no_source, self_condition)
     if guider.num_conditions == 1:
-        return predict(denoiser, clean, *inputs)
+        return predict(denoiser, clean, *inputs, next_t=next_t)
     weak_denoiser = weak_denoiser_of(guider)
     if weak_denoiser is not None:
-        strong, weak = (predict(each, clean, *inputs) for each in (denoiser, weak_denoiser))
+        strong = predict(denoiser, clean, *inputs, next_t=next_t)
+        weak = predict(weak_denoiser, clean, *inputs)
         return guider.forward(strong, weak).pred
     if no_source.all():  # both branches are the unconditional one
-        prediction = predict(denoiser, clean, *inputs)
+        prediction = predict(denoiser, clean, *inputs, next_t=next_t)
         return guider.forward(prediction, prediction).pred
     noisy_2, t_2, known_2, mask_2 = map(doubled, inputs[:4])
     is_null = torch.cat((no_source, torch.ones_like(no_source)))
     self_2 = None if self_condition is None else doubled(self_condition)
     clean_2 = None if clean is None else clean.map(doubled)
-    both = predict(denoiser, clean_2, noisy_2, t_2, known_2, mask_2, is_null, self_2)
+    next_2 = None if next_t is None else doubled(next_t)
+    both = predict(denoiser, clean_2, noisy_2, t_2, known_2, mask_2, is_null, self_2, next_t=next_2)
     pred_cond, pred_uncond = both.chunk(2)
     return guider.forward(pred_cond, pred_uncond).pred
 
@@ -200,6 +207,7 @@ def denoise(
     on_step_end: StepCallback | None = None,
     control: StepControl | None = None,
     start: EditStart | None = None,
+    shapes: FixedShapes | None = None,
 ) -> Tensor:
     """Turn noise into latents.
 
@@ -217,6 +225,7 @@ def denoise(
         on_step_end: Called with the step, the noisy latents and the predicted clean latents.
         control: What else happens at each step.
         start: Latents to start from, noised part of the way; ``None`` starts from pure noise.
+        shapes: Shapes that a compiled denoiser runs at.
 
     Returns:
         The last prediction of the clean latents, ``(B, L, D)``, standardized, float32.
@@ -226,6 +235,8 @@ def denoise(
     first = set_timesteps(scheduler, num_inference_steps, noise.device, strength)
     scheduler.set_begin_index(first)
     control = control or StepControl()
+    shapes = shapes or FixedShapes()
+    takes_average = isinstance(scheduler, FlowMapEulerDiscreteScheduler)
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
     step_options = {"generator": generator} if takes_generator else {}
 
@@ -236,16 +247,17 @@ def denoise(
         noisy_latents = add_noise(start.latents, noise, t)
     for step, timestep in enumerate(timesteps):
         t = sigmas[step].to(noise).expand(len(noise))
+        next_t = sigmas[step + 1].to(noise).expand(len(noise)) if takes_average else None
         guider.set_state(step, len(timesteps), timestep)
-        prediction = guided_prediction(
-            denoiser,
-            guider,
+        prediction = shapes.run(
+            partial(guided_prediction, denoiser, guider),
             active.take(noisy_latents),
             active.take(t),
             active.take(known_latents),
             active.take(known_mask),
             None if pred_latents is None else active.take(pred_latents),
             control.clean,
+            None if next_t is None else active.take(next_t),
         )
         prediction = control.guide(prediction, active.take(noisy_latents), active.take(t))
         prediction = control.adjust(prediction, step, len(timesteps))

@@ -5,13 +5,16 @@ from typing import Literal, get_args
 
 from diffusers import (
     DPMSolverMultistepScheduler,
+    FlowMapEulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
     FlowMatchLCMScheduler,
 )
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-SchedulerName = Literal["euler", "euler_stochastic", "dpm++", "dpm++_sde", "heun", "lcm"]
+SchedulerName = Literal[
+    "euler", "euler_stochastic", "dpm++", "dpm++_sde", "heun", "lcm", "flow_map"
+]
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ def make_scheduler(name: SchedulerName, noise_shift: float) -> SchedulerMixin:
             gaussian data of standard deviation 1 it ends at about 0.7);
             ``dpm++`` and ``dpm++_sde`` are second-order multistep solvers (Lu et al. 2022), for the
             flow and for its stochastic form; ``heun`` calls the denoiser twice a step; ``lcm``
-            noises each prediction anew too, for students of consistency distillation.
+            noises each prediction anew too, for students of consistency distillation; ``flow_map``
+            tells the denoiser where each step leads, for students of flow map distillation alone.
         noise_shift: Median noise-to-signal ratio of the grid, as in training.
 
     Raises:
@@ -59,6 +63,8 @@ def make_scheduler(name: SchedulerName, noise_shift: float) -> SchedulerMixin:
         return FlowMatchHeunDiscreteScheduler(shift=noise_shift)
     if name == "lcm":
         return FlowMatchLCMScheduler(shift=noise_shift)
+    if name == "flow_map":
+        return FlowMapEulerDiscreteScheduler(shift=noise_shift)
     names = ", ".join(get_args(SchedulerName))
     raise ValueError(f"`scheduler` must be one of {names}, got '{name}'.")
 

@@ -10,6 +10,7 @@ import torch
 from diffusers.guiders import ClassifierFreeGuidance
 from torch import Tensor, nn
 
+from denoiser.infilling import predict
 from denoiser.model import LatentDenoiser
 from denoiser.noise import add_noise, flow_step, shift_time
 from denoiser.sampling import guided_prediction
@@ -30,10 +31,14 @@ class DistillationRows:
     known_latents: Tensor
     known_mask: Tensor
 
+    def take(self, rows: slice | Tensor) -> "DistillationRows":
+        """Return some of the rows: those of a slice, or where a mask ``(B,)`` is True."""
+        parts = (self.latents, self.known_latents, self.known_mask)
+        return DistillationRows(*(part[rows] for part in parts))
+
     def first(self, num_rows: int) -> "DistillationRows":
         """Return the first rows."""
-        parts = (self.latents, self.known_latents, self.known_mask)
-        return DistillationRows(*(part[:num_rows] for part in parts))
+        return self.take(slice(num_rows))
 
     def predict(
         self,
@@ -41,12 +46,12 @@ class DistillationRows:
         noisy_latents: Tensor,
         t: Tensor,
         self_condition: Tensor | None = None,
+        next_t: Tensor | None = None,
     ) -> Tensor:
         """Predict clean latents ``(B, L, D)`` without guidance, with gradients if they are on."""
         is_null = ~self.known_mask.any(dim=1)
-        return denoiser(
-            noisy_latents, t, self.known_latents, self.known_mask, is_null, self_condition
-        )
+        inputs = (noisy_latents, t, self.known_latents, self.known_mask, is_null, self_condition)
+        return predict(denoiser, None, *inputs, next_t=next_t)
 
 
 def grid_time(point: Tensor, num_steps: int, noise_shift: float) -> Tensor:

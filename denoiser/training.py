@@ -13,11 +13,13 @@ from autoencoder.model import TextAutoencoder
 from autoencoder.schedule import ScheduleName, with_schedule
 from autoencoder.seeded_steps import SeededSteps
 from autoencoder.training import reconstruction_loss
+from denoiser.ema import EMAWithWarmup
 from denoiser.infilling import KnownLatents, draw_known_mask, encode_known
 from denoiser.latent_cache import LatentCache
 from denoiser.latent_encoding import fill, open_latent_cache
+from denoiser.loss_options import LossOptions
 from denoiser.model import LatentDenoiser
-from denoiser.objective import denoising_loss, errors_by_time
+from denoiser.objective import PLAIN, denoising_loss, errors_by_time
 from denoiser.schedulers import SamplingDefaults
 
 COLUMNS = {"input": ("input_ids", "attention_mask"), "source": ("source_ids", "source_mask")}
@@ -40,6 +42,7 @@ class LitDenoiser(SeededSteps):
             has no say in a training of less than an epoch.
         latent_cache_dir: Folder for these latents, which processes and runs share and which may be
             larger than the memory; ``None`` keeps them in the memory of each process.
+        loss_options: What the loss is beside the plain squared error; ``None`` is nothing.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class LitDenoiser(SeededSteps):
         compile_network: bool = False,
         cache_latents: bool = False,
         latent_cache_dir: str | None = None,
+        loss_options: LossOptions | None = None,
     ) -> None:
         super().__init__()
         if latent_cache_dir is not None and not cache_latents:
@@ -73,12 +77,25 @@ class LitDenoiser(SeededSteps):
         self.compile_network = compile_network
         self.cache_latents = cache_latents
         self.latent_cache_dir = latent_cache_dir
+        self.loss_options = PLAIN if loss_options is None else loss_options
         self.cache: LatentCache | None = None
 
     @property
     def sampling(self) -> SamplingDefaults:
-        """How a pipeline around the denoiser samples by default."""
+        """How a pipeline around the denoiser samples by default; not guided twice."""
+        if self.loss_options.guidance_weight:
+            return SamplingDefaults(guidance_scale=1.0)
         return SamplingDefaults()
+
+    @property
+    def target_denoiser(self) -> LatentDenoiser:
+        """The denoiser with averaged weights; itself where none, or sharded ones, are averaged."""
+        # pyrefly: ignore [missing-attribute] - the trainer is given them after it is made
+        for callback in self.trainer.callbacks:
+            average = callback.averaged if isinstance(callback, EMAWithWarmup) else None
+            if isinstance(average, LitDenoiser):
+                return average.denoiser
+        return self.denoiser
 
     def train(self, mode: bool = True) -> "LitDenoiser":
         """Switch the denoiser's mode; the autoencoder always stays in evaluation mode."""
@@ -149,13 +166,24 @@ class LitDenoiser(SeededSteps):
         return encode_known(self.autoencoder, ids, mask, known_mask)
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the denoising loss of a batch of rows; rows without a source see the null."""
+        """Compute the denoising loss of a batch of rows; rows without a source see the null.
+
+        Raises:
+            ValueError: If guidance is to be folded in for texts without sources, or the network is
+                a flow map, which this loss does not train.
+        """
+        if self.denoiser.config.flow_map:
+            raise ValueError("`flow_map` is for students: use LitDistillation to train one.")
+        if self.loss_options.guidance_weight and "source_ids" not in batch:
+            raise ValueError("`guidance_weight` has no effect for texts without sources.")
         infill_prob = self.denoiser.config.infill_prob if self.training else 0.0
         return self.loss_beside_known(batch, infill_prob)
 
     def loss_beside_known(self, batch: dict[str, Tensor], infill_prob: float) -> dict[str, Tensor]:
         """Compute the loss where parts of a share of the texts are known."""
         latents = self.latents(batch, "input")
+        options = self.loss_options if self.training else PLAIN
+        consistency_weight = options.consistency_weight_at(self.global_step)
         return denoising_loss(
             self.denoiser,
             latents,
@@ -164,12 +192,17 @@ class LitDenoiser(SeededSteps):
             self.cond_drop_prob,
             self.self_condition_prob,
             self.known_parts(batch, infill_prob),
+            options,
+            consistency_weight,
+            self.target_denoiser if consistency_weight else None,
         )
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Compute and log the loss; what else the objective knows is for callbacks."""
         losses = self.loss(batch)
         self.log("train/loss", losses["loss"], prog_bar=True)
+        if "consistency" in losses:
+            self.log("train/consistency", losses["consistency"])
         return losses
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

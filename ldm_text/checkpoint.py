@@ -152,7 +152,8 @@ def check_latent_pipeline_folder(folder: Path) -> None:
         value = read_options(scheduler).get(name, 1.0)
         if type(value) not in (int, float) or not 0 < value < MAX_SIZE:
             raise ValueError(f"`{scheduler}`: `{name}` must be a positive number, got {value}.")
-    check_weights(folder / "autoencoder", TextAutoencoder)
+    autoencoder = component_class(folder / "model_index.json", "autoencoder", index["autoencoder"])
+    check_weights(folder / "autoencoder", autoencoder)
     check_weights(folder / "denoiser", LatentDenoiser)
 
 

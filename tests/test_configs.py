@@ -17,26 +17,48 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 COMPARISONS = sorted(CONFIGS.glob("compare/*.yaml"))
 CLASSIFIERS = sorted(CONFIGS.glob("classifiers/*.yaml"))
 BENCHES = sorted(CONFIGS.glob("bench/*.yaml"))
-FILES = sorted({*CONFIGS.rglob("*.yaml")} - {*COMPARISONS, *BENCHES})  # those of a training
+ABLATIONS = CONFIGS / "ablations" / "rows.yaml"
+NO_TRAININGS = {*COMPARISONS, *BENCHES, ABLATIONS}
+FILES = sorted({*CONFIGS.rglob("*.yaml")} - NO_TRAININGS)
 STAGES = ("autoencoder", "denoiser")
 BASELINES = sorted(
     path
     for path in CONFIGS.glob("baselines/*_*.yaml")
-    if path.stem != "e2e_teacher"  # larger, as it is no part of the comparison
+    # The teacher is larger, as it is no part of the comparison; ParaDetox has a test of its own.
+    if path.stem not in ("e2e_teacher", "paradetox_autoregressive")
 )
 NAMES = [str(path.relative_to(CONFIGS)) for path in FILES]
 
 
-OVERLAYS = ("tiny", "e2e_consistency", "e2e_distilled", "e2e_small", "tinystories_small")
-OVERLAYS += ("e2e_infill", "e2e_teacher")
+OVERLAYS = ("tiny", "e2e_distilled", "e2e_small", "tinystories_small")
+OVERLAYS += ("e2e_infill", "e2e_teacher", "paradetox_autoregressive")
+REWRITING = ("bible_kjv_bbe", "onestopenglish", "rewriting", "wikisplit")  # upon ParaDetox
 TOKENS = {"e2e": (64, 44), "tinystories": (64, 0)}  # of a row: text and source
+
+
+def distillation_bases(path):
+    """What a student's overlay stands upon: a student of the compared model on that of its data."""
+    if path.stem.endswith("decoder_small"):
+        return ["e2e_decoder.yaml"]
+    data = path.stem.split("_")[0]
+    is_first = path.stem in (f"{data}_small", "e2e_consistency", "e2e_flow_map", "tiny")
+    return ["e2e.yaml"] if is_first else ["e2e.yaml", f"{data}_small.yaml"]
 
 
 def config_options(path):
     """Options that name a configuration; an overlay stands upon another one."""
+    if path.parent.parent.name == "ablations":
+        stage = CONFIGS / path.parent.name
+        return ["-c", stage / "e2e.yaml", "-c", stage / "e2e_small.yaml", "-c", path]
+    is_student = path.stem.endswith(("_small", "_consistency", "_flow_map", "tiny"))
+    if path.parent.name == "distillation" and is_student:
+        files = [path.with_name(name) for name in distillation_bases(path)]
+        return [option for file in (*files, path) for option in ("-c", file)]
     if path.parent.name == "demonstrations":  # the tasks stand upon the first one
         first = path.with_name(f"arithmetic_{path.stem.rsplit('_', 1)[1]}.yaml")
         return ["-c", first] if path == first else ["-c", first, "-c", path]
+    if path.stem in REWRITING:
+        return ["-c", path.with_name("paradetox.yaml"), "-c", path]
     if path.stem not in OVERLAYS:
         return ["-c", path]
     name = "tinystories.yaml" if path.stem.startswith("tinystories") else "e2e.yaml"
@@ -195,6 +217,36 @@ def test_compared_models_have_equal_sizes_and_budgets(parse, data):
     assert max(parameters.values()) / min(parameters.values()) < 1.05, parameters
     assert min(flops.values()) > 3.95e13, flops
     assert max(flops.values()) < 4.05e13, flops
+
+
+# Of a step of each stage on ParaDetox, as `CountTrainingFLOPs` found them in its training.
+PARADETOX_FLOPS = {"autoencoder": 35_030_827_008, "denoiser": 70_111_985_664}
+
+
+def test_autoregressive_rewriting_equals_the_latent_one_in_size_and_budget(parse):
+    """Same data, parameters of both stages within 5 %, training operations within 2 %."""
+    stages = {stage: parse(CONFIGS / stage / "paradetox.yaml") for stage in STAGES}
+    config = parse(CONFIGS / "baselines" / "paradetox_autoregressive.yaml")
+    mine, theirs = (
+        one["data"]["init_args"] | {"batch_size": 0} for one in (config, stages["denoiser"])
+    )
+    assert mine == theirs
+    sizes = stages["autoencoder"]["model"]["init_args"]["autoencoder"]["init_args"]
+    shape = stages["denoiser"]["model"]["init_args"]["denoiser"]["init_args"]
+    vocab_size = {"vocab_size": 4096}
+    latent = num_parameters(TextAutoencoder(**sizes | vocab_size))
+    latent += num_parameters(LatentDenoiser(**shape | {"latent_dim": sizes["latent_dim"]}))
+    family = config["model"]["init_args"]["token_model"]["init_args"]
+    model = baselines.AutoregressiveModel(**family | vocab_size)
+    assert num_parameters(model) == pytest.approx(latent, rel=0.05)
+
+    names = ("input_ids", "attention_mask", "source_ids", "source_mask")
+    batch = {name: torch.full((1, 32), 7) for name in names}
+    with FlopCounterMode(display=False) as counter:
+        model.loss(token_batch(batch, end_token_id=1)).backward()
+    num_rows = config["trainer"]["max_steps"] * config["data"]["init_args"]["batch_size"]
+    flops = sum(PARADETOX_FLOPS[name] * stages[name]["trainer"]["max_steps"] for name in STAGES)
+    assert counter.get_total_flops() * num_rows == pytest.approx(flops, rel=0.02)
 
 
 PLACES = ["", "trainer", "data.init_args", "model.init_args.optimizer.init_args"]

@@ -117,4 +117,4 @@ class LitSelfDistillation(LitTokenModel):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Set up the optimizer, and a learning rate that falls to 0 in each round."""
         optimizer = self.optimizer(self.token_model.parameters())
-        return with_rounds(optimizer, self.objective.round_steps, self.warmup_steps)
+        return with_rounds(self, optimizer, self.objective.round_steps, self.warmup_steps)

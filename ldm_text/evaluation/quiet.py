@@ -4,20 +4,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from transformers.utils import logging as transformers_logging
-
-
-@contextmanager
-def progress_bars_hidden() -> Iterator[None]:
-    """Load models of ``transformers`` without its progress bars."""
-    are_shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if are_shown:
-            transformers_logging.enable_progress_bar()
-
 
 @contextmanager
 def native_messages_hidden() -> Iterator[None]:

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from autoencoder.frozen_encoder import progress_bars_hidden
 from ldm_text.baselines.pipeline import TokenPipeline
 from ldm_text.evaluation.likelihood import arrange_texts
-from ldm_text.evaluation.quiet import progress_bars_hidden
 from ldm_text.evaluation.words import words_of
 from ldm_text.loading import load_pipeline
 from ldm_text.tokenizer import encode_texts

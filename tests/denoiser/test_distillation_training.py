@@ -5,6 +5,7 @@ import torch
 
 from denoiser import (
     ConsistencyDistillation,
+    FlowMapDistillation,
     LitDistillation,
     PretrainedDenoiser,
     ProgressiveDistillation,
@@ -115,6 +116,24 @@ def test_consistency_training_is_one_round_with_lcm(make_module, batch, fit):
     assert same(weights_of(module.teacher.denoiser), before)
     assert trainer.optimizers[0].param_groups[0]["lr"] == 0
     assert module.sampling == SamplingDefaults("lcm", 2, 1.0)
+
+
+def test_a_flow_map_is_trained_in_one_round_from_what_its_teacher_predicts(make_module, batch, fit):
+    module = make_module(FlowMapDistillation(teacher_steps=4), cond_drop_prob=0.0)
+    before = weights_of(module.denoiser)
+    teacher = weights_of(module.teacher.denoiser)
+    assert same(before | teacher, before)
+    assert module.sampling == SamplingDefaults("flow_map", 2, 1.0)
+
+    def error():
+        torch.manual_seed(3)
+        with torch.no_grad():
+            return float(module.eval().loss(batch)["loss"])
+
+    first = error()
+    fit(module, batch, max_steps=60, batch_size=16)
+    assert error() < 0.7 * first
+    assert same(weights_of(module.teacher.denoiser), teacher)
 
 
 def test_a_resumed_run_goes_on_in_its_round(make_module, batch):

@@ -133,3 +133,44 @@ def test_prediction_is_float32_under_autocast(denoiser, inputs):
 def test_saved_model_is_loaded_bit_for_bit(denoiser, assert_same_model, tmp_path):
     denoiser.save_pretrained(tmp_path)
     assert_same_model(LatentDenoiser.from_pretrained(tmp_path, use_safetensors=True), denoiser)
+
+
+class Says(torch.nn.Module):
+    """A last layer that says what it is told."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values = values
+
+    def forward(self, hidden):
+        return self.values
+
+
+def test_both_prediction_types_return_the_latents_that_an_oracle_knows(make_denoiser, inputs):
+    latents, noisy_latents = torch.randn(2, 3, 8), inputs["noisy_latents"]
+    t = inputs["t"][:, None, None]
+    scale = ((1 - t) ** 2 + t**2).sqrt()
+    oracles = {
+        "sample": (latents - (1 - t) / scale**2 * noisy_latents) * scale / t,
+        "flow_prediction": (noisy_latents - latents) / t,
+    }
+    for prediction_type, values in oracles.items():
+        denoiser = make_denoiser(prediction_type=prediction_type)
+        denoiser.out = Says(values)
+        assert torch.allclose(denoiser(**inputs), latents, atol=1e-5), prediction_type
+
+
+def test_a_fresh_velocity_is_zero(make_denoiser, inputs):
+    denoiser = make_denoiser(active=False, prediction_type="flow_prediction")
+    assert torch.equal(denoiser(**inputs), inputs["noisy_latents"])
+
+
+def test_a_prediction_type_is_saved_and_another_is_refused(
+    make_denoiser, tmp_path, assert_same_model
+):
+    denoiser = make_denoiser(prediction_type="flow_prediction")
+    denoiser.save_pretrained(tmp_path)
+    assert_same_model(LatentDenoiser.from_pretrained(tmp_path), denoiser)
+    message = "`prediction_type` must be sample or flow_prediction, got 'epsilon'"
+    with pytest.raises(ValueError, match=message):
+        make_denoiser(prediction_type="epsilon")

@@ -1,7 +1,10 @@
+from functools import partial
+
 import pytest
 import torch
 
 from autoencoder import TextAutoencoder
+from denoiser import LatentDenoiser, LossOptions
 
 BINS = ("0.00_to_0.25", "0.25_to_0.50", "0.50_to_0.75", "0.75_to_1.00")
 
@@ -62,6 +65,27 @@ def test_loss_halves_in_200_steps(make_lit_denoiser, batch, fit, validate):
     before = validate(module, many)["val/loss"]
     fit(module, many, max_steps=200, batch_size=32)
     assert validate(module, many)["val/loss"] < before / 2
+
+
+def test_a_velocity_is_learned_too(make_lit_denoiser, batch, fit, validate):
+    denoiser = partial(
+        LatentDenoiser, hidden_dim=32, num_layers=2, num_heads=2, prediction_type="flow_prediction"
+    )
+    module = make_lit_denoiser(
+        denoiser=denoiser, noise_shift=1.0, loss_options=LossOptions("velocity")
+    )
+    encoded = module.autoencoder.encode(batch["input_ids"], batch["attention_mask"])
+    module.autoencoder.statistics.measure(encoded.flatten(0, 1))
+    many = {name: values.repeat(4, *[1] * (values.ndim - 1)) for name, values in batch.items()}
+    before = validate(module, many)["val/loss"]
+    fit(module, many, max_steps=100, batch_size=32)
+    assert validate(module, many)["val/loss"] < 0.75 * before
+
+
+def test_a_flow_map_is_learned_by_distillation_alone(make_lit_denoiser, batch):
+    denoiser = partial(LatentDenoiser, hidden_dim=32, num_layers=2, num_heads=2, flow_map=True)
+    with pytest.raises(ValueError, match="`flow_map` is for students: use LitDistillation"):
+        make_lit_denoiser(denoiser=denoiser).loss(batch)
 
 
 def test_two_short_trainings_with_one_seed_give_equal_parameters(make_lit_denoiser, batch, fit):

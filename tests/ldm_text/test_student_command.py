@@ -132,6 +132,24 @@ def test_a_student_of_consistency_is_exported_with_lcm(fit, export):
     assert texts[1] == alone[0]
 
 
+def test_a_flow_map_is_resumed_and_exported_with_its_scheduler(fit, export):
+    options = objective(student_steps=3, teacher_steps=8)
+    files = ["e2e_flow_map.yaml"]
+    first = fit("e2e.yaml", "teacher", *options, *steps(1), overlays=files)
+    fit("e2e.yaml", "teacher", *options, *steps(2), f"--ckpt_path={first}", overlays=files)
+    assert torch.load(first, weights_only=True)["global_step"] == 2
+    pipeline = load_pipeline(export(first))
+    assert pipeline.default_num_inference_steps == 3
+    assert type(pipeline.scheduler).__name__ == "FlowMapEulerDiscreteScheduler"
+    assert pipeline.denoiser.config.flow_map
+    for num_steps in (1, 2, None):
+        generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+        given = {"num_inference_steps": num_steps}
+        texts = pipeline(["name[The Mill]", None], generator=generators, **given).texts
+        alone = pipeline([None], generator=[torch.Generator().manual_seed(1)], **given).texts
+        assert texts[1] == alone[0]
+
+
 def test_an_adapted_decoder_takes_the_place_of_the_old_one_and_nothing_else_changes(
     fit, export, pipeline_folder
 ):

@@ -70,6 +70,8 @@ def test_texts_of_both_styles_teach_nothing():
     assert style.ambiguous == {"Amen."}
     alone = StyleClassifier(OLD, NEW)
     texts = ["Amen.", "Thou sayest amen."]
-    assert (style.classify.model.predict_proba(texts) == alone.classify.model.predict_proba(texts)).all()
+    assert (
+        style.classify.model.predict_proba(texts) == alone.classify.model.predict_proba(texts)
+    ).all()
     with pytest.raises(ValueError, match="sources that are no targets"):
         StyleClassifier(["Amen."], ["Amen.", "You say no."])

@@ -1,0 +1,132 @@
+"""The rows of the ablation table are whole, and its runner shares, scales and averages."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _benchmarks_on_path():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "tests" / "benchmarks"))
+        yield
+
+
+@pytest.fixture
+def rows():
+    from ablation_rows import read_rows
+
+    return read_rows(ROOT / "configs" / "ablations" / "rows.yaml")
+
+
+@pytest.fixture
+def trainings(rows, tmp_path):
+    from ablation_rows import STAGES, training_of
+
+    def make(name, data="e2e", budget=1.0):
+        common = {"data": data, "seed": 3, "budget": budget, "options": ("--x=1",)}
+        found = [training_of(rows, rows[name], stage, tmp_path, **common) for stage in STAGES]
+        return [training for training in found if training is not None]
+
+    return make
+
+
+@pytest.mark.parametrize("data", ["e2e", "tinystories"])
+@pytest.mark.parametrize("budget", [1.0, 0.25, 0.01])
+def test_each_row_has_its_files_and_intervals_that_divide_its_steps(rows, trainings, data, budget):
+    for name, row in rows.items():
+        if data not in row.data:
+            continue
+        for training in trainings(name, data, budget):
+            settings = training.settings()["trainer"]
+            checkpoints = [
+                one for one in settings["callbacks"] if "Checkpoint" in one["class_path"]
+            ]
+            every = checkpoints[0]["init_args"]["every_n_train_steps"]
+            assert settings["max_steps"] % every == 0
+            assert settings["max_steps"] == settings["val_check_interval"]
+
+
+def test_all_overlays_are_rows(rows):
+    used = {
+        name for row in rows.values() for change in row.stages.values() for name in change.overlays
+    }
+    overlays = (ROOT / "configs" / "ablations").glob("*/*.yaml")
+    assert {str(path.relative_to(ROOT)) for path in overlays} <= used
+
+
+def test_rows_share_the_trainings_that_they_do_not_change(trainings):
+    base, shift = trainings("base"), trainings("noise_shift_9")
+    assert shift[0] == base[0]
+    assert shift[1].before == base[0]
+    assert shift[1].digest() != base[1].digest()
+    assert trainings("euler_stochastic") == base
+    width = trainings("latent_dim_32")
+    assert width[0].digest() != base[0].digest()
+    assert width[1].before == width[0]
+    adapted = trainings("decoder_adaptation")
+    assert adapted[:2] == base
+    path = f"--model.init_args.pretrained.init_args.path={base[1].checkpoint}"
+    assert path in adapted[2].arguments()
+
+
+def test_an_autoencoder_reaches_stage_two_by_its_path(trainings):
+    first, second = trainings("tokens_per_latent_1")
+    arguments = second.arguments()
+    assert f"--model.init_args.autoencoder.init_args.path={first.checkpoint}" in arguments
+    assert "--data.init_args.tokens_per_latent=1" in arguments
+    assert "--x=1" in arguments
+
+
+def test_the_budget_scales_the_steps(trainings):
+    first, second = trainings("base", budget=0.25)
+    assert first.settings()["trainer"]["max_steps"] == 350
+    assert second.settings()["trainer"]["max_steps"] == 375
+    assert second.settings()["seed_everything"] == 3
+
+
+def test_a_callback_of_a_row_is_changed_in_place(trainings):
+    callbacks = trainings("ema_0.99")[1].settings()["trainer"]["callbacks"]
+    averages = [one for one in callbacks if one["class_path"].endswith("EMAWithWarmup")]
+    assert averages == [{"class_path": "denoiser.EMAWithWarmup", "init_args": {"decay": 0.99}}]
+
+
+def test_a_row_upon_none_is_refused(tmp_path):
+    from ablation_rows import read_rows
+
+    file = tmp_path / "rows.yaml"
+    file.write_text(yaml.safe_dump([{"name": "a", "factor": "b", "upon": "nothing"}]))
+    with pytest.raises(ValueError, match="a stands upon nothing, which is no row"):
+        read_rows(file)
+
+
+def test_the_table_has_means_and_standard_errors(rows):
+    from ablation_table import markdown_table
+
+    lines = [
+        {
+            "row": "noise_shift_9",
+            "data": "e2e",
+            "seed": seed,
+            "budget": 1.0,
+            "texts": [{"num_inference_steps": 16, "bleu": bleu, "slot_error_rate": 0.5}],
+            "autoencoder": {"val/token_accuracy": 0.99},
+            "training_minutes": 10.0,
+            "parameters": 2.5,
+            "training_flops": 4.0,
+        }
+        for seed, bleu in ((0, 39.0), (1, 30.0), (1, 41.0))  # a later line replaces an earlier one
+    ]
+    lines.append(lines[0] | {"budget": 0.25})
+    table = markdown_table(list(rows.values()), lines, 1.0).splitlines()
+    assert len(table) == 3
+    assert table[0].startswith(
+        "| factor (base) | setting | BLEU, 16 steps | slot errors, 16 steps |"
+    )
+    assert table[2].startswith(
+        "| noise shift (4) | 9 | 40 \u00b1 1 | 0.5 \u00b1 0 | 0.99 \u00b1 0 |"
+    )
+    assert table[2].endswith("| 2 |")

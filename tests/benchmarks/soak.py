@@ -100,7 +100,8 @@ def soak(
     Args:
         pipeline: Folder of the pipeline.
         num_rows: Rows of the job.
-        num_kills: How often to kill it at most; about as often, as moments are random.
+        num_kills: How often to kill it at most; about as often, as moments are random: what is
+            left of the rows is shared out among the kills that are left.
         num_inference_steps: Steps of the sampler.
         batch_size: Rows generated together.
         output_name: Name of the output, which says its format.
@@ -121,7 +122,8 @@ def soak(
         kills, peaks, committed = 0, [], []
         code = -signal.SIGKILL
         while code == -signal.SIGKILL:
-            is_over = choose_end(output, num_rows / (num_kills + 1), random_numbers)
+            rows_left = num_rows - (committed[-1] if committed else 0)
+            is_over = choose_end(output, rows_left / (num_kills - kills + 1), random_numbers)
             process = start([*options, str(output)])
             code, peak = watch(process, is_over if kills < num_kills else bool)
             kills += code == -signal.SIGKILL

@@ -1,5 +1,6 @@
 """Seed each training step by its number, so that a resumed run draws what an unbroken one draws."""
 
+import copy
 import random
 from typing import Any, ClassVar
 
@@ -22,6 +23,17 @@ class SeededSteps(LightningModule):
 
     base_seed: int = 0
     can_be_sharded: ClassVar[bool] = True
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SeededSteps":
+        """Copy all but what makes the optimizer, which is shared.
+
+        From the command line that holds the parser and with it processes that Lightning started.
+        """
+        make_optimizer = self.__dict__.get("optimizer")
+        memo[id(make_optimizer)] = make_optimizer
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return copied
 
     def configure_model(self) -> None:
         """Shard the weights, where the strategy has laid out processes for it.

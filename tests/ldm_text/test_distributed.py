@@ -14,7 +14,9 @@ import yaml
 
 from autoencoder import TextAutoencoder
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+ROOT = Path(__file__).parents[2]
+TESTS = Path(__file__).parent  # for the callback of `run_commands`
+CONFIGS = ROOT / "configs"
 # Linear in the gradients: a difference in their last bit stays one in the weights.
 SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05, "momentum": 0.5}}
 NO_NOISE = {"max_token_mask_prob": 0.0, "corruption": {"init_args": {"max_noise_ratio": 0.0}}}
@@ -143,7 +145,7 @@ def weights(folder, name):
 def train_alone(folder, command, call_main, monkeypatch, together):
     """Train a stage in one process; return its weights beside those of two processes."""
     monkeypatch.chdir(folder)
-    monkeypatch.syspath_prepend(Path(__file__).parent)  # for the callback of `run_commands`
+    monkeypatch.syspath_prepend(TESTS)
 
     def run(stage, name, batch_size, trainer):
         trainer = trainer | {"devices": 1}
@@ -173,6 +175,26 @@ def test_two_processes_equal_one_with_twice_the_batch(stage, train_alone):
     """Without random numbers, which are drawn for a whole batch, and with texts of one length."""
     alone, by_two = train_alone(stage, f"{stage} alone", 4, {})
     assert_equal_but_for_rounding(alone, by_two)
+
+
+def test_processes_that_lightning_starts_train_like_those_of_torchrun(folder, command, together):
+    """Then the module refers to them, and cannot be copied whole for its average."""
+    trainer = {"strategy": "ddp", "devices": 2}
+    script = Path(sys.executable).with_name("ldm-text")
+    arguments = command("denoiser", "denoiser by itself", 2, trainer)
+    ran = subprocess.run(
+        [sys.executable, str(script), *arguments],
+        cwd=folder,
+        env=os.environ
+        | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join([str(ROOT), str(TESTS)])},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert ran.returncode == 0, ran.stderr[-9000:]
+    first, second = weights(folder, "denoiser by itself"), weights(folder, "denoiser by two")
+    assert_equal_but_for_rounding(first, second)
 
 
 @pytest.mark.parametrize("stage", IN_TURNS)

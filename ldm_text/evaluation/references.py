@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,27 @@ def cut_long_texts(
     kept = [ids for ids, _ in rows]
     texts = tokenizer.batch_decode(kept, skip_special_tokens=True) if kept else []
     return [TextRecord(text) for text in texts]
+
+
+def check_names(texts: Mapping[str, Path], taken: Sequence[str] = ()) -> None:
+    """Refuse files of texts without a name of their own.
+
+    Args:
+        texts: A name and a file each.
+        taken: Names that are others'.
+
+    Raises:
+        ValueError: If there is such a one, or no file at all.
+    """
+    if not texts or texts.keys() & set(taken):
+        but = f", none of them {' or '.join(taken)}" if taken else ""
+        raise ValueError(f"`--texts` must name at least one file{but}, got {list(texts)}.")
+    others = [name for name in texts if not isinstance(name, str)]
+    if others:
+        raise ValueError(
+            f"`--texts`: YAML reads a name as {others[0]!r}; put names such as 'off' and '1' in "
+            "quotes."
+        )
 
 
 def read_text_sets(path: Path, records: Sequence[TextRecord]) -> list[list[str]]:

@@ -9,6 +9,7 @@ import numpy as np
 from ldm_text.data.readers import read_rows
 from ldm_text.data.records import string_field
 from ldm_text.evaluation.likelihood import standard_error
+from ldm_text.evaluation.references import check_names
 from ldm_text.evaluation.text_classifier import TextClassifier
 from ldm_text.evaluation.text_table import aligned
 from ldm_text.whole_lines import WholeLinesFile, check_output_file
@@ -28,8 +29,8 @@ def score_labels(
     The classifier (extra `evaluate`) reads words and characters and shares nothing with the models.
 
     Args:
-        texts: A name and a file of `ldm-text generate` each, such as `{low: a.jsonl, off:
-            b.jsonl}`.
+        texts: A name and a file of `ldm-text generate` each, such as `{guided: a.jsonl,
+            plain: b.jsonl}`.
         data: Validation data, on which the classifier is measured.
         training_data: Training data, which the classifier learns from.
         output: JSON file to write. A table goes to standard output.
@@ -42,8 +43,7 @@ def score_labels(
         ValueError: If a file cannot be read, or not one of both ways to tell classes is given.
     """
     check_output_file("--output", output)
-    if not texts:
-        raise ValueError("`--texts` must name at least one file.")
+    check_names(texts)
     if (label_field is None) == (text_fields is None):
         raise ValueError("Give one of `--label_field` and `--text_fields`.")
     written = {name: read_texts(name, path) for name, path in texts.items()}

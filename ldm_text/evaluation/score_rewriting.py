@@ -9,7 +9,7 @@ from typing import Any
 from ldm_text.data.records import TextRecord
 from ldm_text.evaluation.embedder import PACKAGED, SentenceEmbedder
 from ldm_text.evaluation.evaluate import check_least, load_option
-from ldm_text.evaluation.references import group_by_source, read_option, read_text_sets
+from ldm_text.evaluation.references import check_names, group_by_source, read_option, read_text_sets
 from ldm_text.evaluation.rewriting import FLUENT_QUANTILE, Figures, RewritingEvaluator
 from ldm_text.evaluation.scorer import Scorer
 from ldm_text.evaluation.style_classifier import StyleClassifier
@@ -67,7 +67,9 @@ def score_rewriting(
     """
     check_output_file("--output", output)
     check_least(max_rows=max_rows)
-    check_names(texts, separator)
+    check_names(texts, OWN_ROWS)
+    if separator == "":
+        raise ValueError("`--separator` must not be empty; leave it out to count none.")
     fields: dict[str, Any] = {"text_field": text_field, "source_field": source_field}
     fields["references_field"] = references_field
     known, records = (
@@ -106,21 +108,6 @@ def score_rewriting(
     with WholeLinesFile(output) as file:
         file.write_lines([json.dumps(report, indent=2, ensure_ascii=False)])
     sys.stdout.write(table({name: system["figures"] for name, system in systems.items()}))
-
-
-def check_names(texts: dict[str, Path], separator: str | None) -> None:
-    """Refuse names of systems that the table has for itself, and an empty separator.
-
-    Raises:
-        ValueError: If there is one, or no system at all.
-    """
-    if not texts or texts.keys() & set(OWN_ROWS):
-        raise ValueError(
-            f"`--texts` must name at least one system, none of them {' or '.join(OWN_ROWS)}, got "
-            f"{list(texts)}."
-        )
-    if separator == "":
-        raise ValueError("`--separator` must not be empty; leave it out to count none.")
 
 
 def read_sets(

@@ -11,7 +11,7 @@ from ldm_text.baselines.pipeline import TokenPipeline
 from ldm_text.evaluation.bench_meters import (
     PARTS_IN_ORDER,
     CallMeter,
-    cold_start_seconds,
+    cold_start,
     matrix_product_peak,
     peak_memory,
 )
@@ -124,6 +124,13 @@ def test_a_setting_that_a_pipeline_refuses_is_refused_before_the_timing(main, fo
     assert "guidance_scale" in error
 
 
+def test_a_baseline_is_not_compiled(main, folders):
+    generators = [{"name": "mask", "pipeline": str(folders / "masked"), "compile": True}]
+    code, _, error = main("bench", *options(folders, generators=json.dumps(generators)))
+    assert code == 2
+    assert "Generator `mask`: `compile` is for latent pipelines" in error
+
+
 def test_a_file_is_only_replaced_where_asked(main, folders):
     (folders / "bench.json").write_text("mine")
     code, _, error = main("bench", *options(folders))
@@ -140,6 +147,17 @@ def test_meters_leave_the_pipeline_as_it_was(make_pipeline):
     assert vars(pipeline) == before
     assert not pipeline.denoiser._forward_hooks
     assert not pipeline.denoiser._forward_pre_hooks
+
+
+def test_the_operations_of_compiled_networks_are_counted(make_pipeline):
+    pipeline, counted = make_pipeline(), []
+    for _ in range(2):
+        meter = CallMeter(pipeline)
+        with meter.measuring(count_flops=True):
+            pipeline.generate([None], num_inference_steps=2)
+        counted.append(meter.network_flops)
+        pipeline.compile([1], backend="eager")
+    assert counted[0] == counted[1] > 0
 
 
 def test_operations_are_those_of_the_matrix_products(make_token_pipeline):
@@ -188,7 +206,15 @@ def test_matrix_products_reach_a_peak():
 
 @pytest.mark.slow
 def test_a_fresh_process_writes_a_text(folders, tmp_path):
-    assert cold_start_seconds(folders / "masked", 0) is None
-    assert cold_start_seconds(folders / "masked", 1) > 0.5
+    assert cold_start(folders / "masked", 0) is None
+    started = cold_start(folders / "masked", 1)
+    assert started.seconds > 0.5
+    assert started.compile_seconds is None
     with pytest.raises(RuntimeError, match="wrote no text in a fresh process"):
-        cold_start_seconds(tmp_path / "none", 1)
+        cold_start(tmp_path / "none", 1)
+
+
+@pytest.mark.slow
+def test_the_time_that_compiling_takes_is_told_apart(folders):
+    started = cold_start(folders / "latent", 1, is_compiled=True)
+    assert 0.5 < started.compile_seconds < started.seconds

@@ -71,6 +71,7 @@ def test_classes_that_fields_tell_leave_out_what_is_of_both(tmp_path):
         ({"label_field": "kind"}, "no field `kind`"),
         ({"text_fields": {"one": "text"}}, "no texts of two classes"),
         ({"texts": {}}, "`--texts` must name"),
+        ({"texts": {False: "a.jsonl"}, "label_field": "class"}, "in quotes"),
         ({"texts": {"x": "missing.jsonl"}, "label_field": "class"}, "`x`"),
     ],
 )

@@ -90,7 +90,7 @@ def test_labels_before_the_sources_are_taken_off(score, write):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"texts.copy": "a.jsonl"}, "`--texts` must name at least one system, none of them copy"),
+        ({"texts.copy": "a.jsonl"}, "`--texts` must name at least one file, none of them copy"),
         ({"data": "nowhere.jsonl"}, "`--data`: No such file or folder: nowhere.jsonl."),
         ({"output": "nowhere/report.json"}, "`--output`: there is no folder `nowhere`"),
         ({"max_rows": 0}, "`--max_rows` must be at least 1, got 0."),

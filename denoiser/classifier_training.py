@@ -28,7 +28,8 @@ class LitLatentClassifier(SeededSteps):
         optimizer: Optimizer as a ``class_path``.
         attribute: What the labels are of; the command line links it to the data.
         label_names: Names of the labels by number; linked to the data too.
-        noise_shift: Median noise-to-signal ratio of the training noise, best that of the denoiser.
+        noise_shift: Median noise-to-signal ratio of the training noise; that of a denoiser is too
+            much, as no label can be told under most of it.
         warmup_steps: Steps of linear warm-up of the learning rate.
         lr_schedule: Course of the learning rate after the warm-up, until ``trainer.max_steps``.
         compile_network: Compile the networks with ``torch.compile``.
@@ -41,7 +42,7 @@ class LitLatentClassifier(SeededSteps):
         optimizer: OptimizerCallable,
         attribute: str | None = None,
         label_names: list[str] | None = None,
-        noise_shift: float = 4.0,
+        noise_shift: float = 1.0,
         warmup_steps: int = 100,
         lr_schedule: ScheduleName = "cosine",
         compile_network: bool = False,

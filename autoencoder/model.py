@@ -25,7 +25,7 @@ class TextAutoencoder(ModelMixin, ConfigMixin):
     no information in either direction.
     """
 
-    _repeated_blocks = ("Transformer",)  # what `compile_repeated_blocks` compiles
+    _repeated_blocks = ("TransformerBlock",)  # what `compile_repeated_blocks` compiles
 
     @register_to_config
     def __init__(

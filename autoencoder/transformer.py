@@ -94,6 +94,36 @@ class RMSNorm(nn.RMSNorm):
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
+class Linear(nn.Linear):
+    """A linear map that can keep its weight in the type of autocast, too.
+
+    Autocast casts the weight anew in each context, and in compiled code at each call: a seventh of
+    the time of a denoiser of 11.5 M parameters where a single text is written.
+
+    Attributes:
+        cast_weight: The cast weight, or ``None``; no part of what is saved.
+    """
+
+    cast_weight: Tensor | None
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__(in_features, out_features, bias)
+        self.register_buffer("cast_weight", None, persistent=False)
+
+    def keep_cast(self, dtype: torch.dtype) -> None:
+        """Cast the weight once and for all: it must not change any more."""
+        self.cast_weight = self.weight.detach().to(dtype)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map ``(..., in_features)``; the result is the same with a kept weight and without."""
+        kept, device = self.cast_weight, input.device.type
+        if kept is None or not torch.is_autocast_enabled(device):
+            return super().forward(input)
+        if torch.get_autocast_dtype(device) != kept.dtype:
+            return super().forward(input)
+        return F.linear(input, kept, self.bias)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with rotary positions and RMS-normalized queries and keys."""
 
@@ -104,8 +134,8 @@ class Attention(nn.Module):
                 f"hidden_dim must be a multiple of 2 * num_heads, got {hidden_dim} and {num_heads}."
             )
         self.num_heads = num_heads
-        self.qkv = nn.Linear(hidden_dim, 3 * hidden_dim, bias=False)
-        self.out = nn.Linear(hidden_dim, hidden_dim, bias=False)
+        self.qkv = Linear(hidden_dim, 3 * hidden_dim, bias=False)
+        self.out = Linear(hidden_dim, hidden_dim, bias=False)
         self.query_norm = RMSNorm(hidden_dim // num_heads)
         self.key_norm = RMSNorm(hidden_dim // num_heads)
         nn.init.zeros_(self.out.weight)
@@ -139,8 +169,8 @@ class SwiGLU(nn.Module):
     def __init__(self, hidden_dim: int) -> None:
         super().__init__()
         inner_dim = -(-8 * hidden_dim // 3 // 32) * 32
-        self.gate_and_value = nn.Linear(hidden_dim, 2 * inner_dim, bias=False)
-        self.out = nn.Linear(inner_dim, hidden_dim, bias=False)
+        self.gate_and_value = Linear(hidden_dim, 2 * inner_dim, bias=False)
+        self.out = Linear(inner_dim, hidden_dim, bias=False)
         nn.init.zeros_(self.out.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -158,7 +188,7 @@ class TransformerBlock(nn.Module):
         self.attention = Attention(hidden_dim, num_heads)
         self.feed_forward_norm = RMSNorm(hidden_dim)
         self.feed_forward = SwiGLU(hidden_dim)
-        self.time_projection = nn.Linear(hidden_dim, hidden_dim) if time_conditioned else None
+        self.time_projection = Linear(hidden_dim, hidden_dim) if time_conditioned else None
         if self.time_projection is not None:
             nn.init.zeros_(self.time_projection.weight)
             nn.init.zeros_(self.time_projection.bias)

@@ -39,7 +39,7 @@ class LatentDenoiser(ModelMixin, ConfigMixin):
     segment embedding. A learned null in their place is the unconditional branch.
     """
 
-    _repeated_blocks = ("Transformer",)  # what `compile_repeated_blocks` compiles
+    _repeated_blocks = ("TransformerBlock",)  # what `compile_repeated_blocks` compiles
 
     @register_to_config
     def __init__(

@@ -22,6 +22,7 @@ from denoiser.model import LatentDenoiser
 from denoiser.sampling import EditStart, check_scheduler, denoise
 from ldm_text.attributes import Attributes, attribute_targets, classifier_folder, load_classifiers
 from ldm_text.checkpoint import check_latent_pipeline_folder, load_quietly
+from ldm_text.compilation import Compilable
 from ldm_text.components import check_components, check_guider, check_lengths
 from ldm_text.generation import GenerationOutput, Generators
 from ldm_text.known_tokens import KnownTokens
@@ -37,7 +38,7 @@ logging.getLogger("diffusers.guiders.guider_utils").addFilter(
 )
 
 
-class LatentTextPipeline(TextLatents, DiffusionPipeline):
+class LatentTextPipeline(TextLatents, Compilable, DiffusionPipeline):
     """Generate text by diffusion in the latent space of a text autoencoder.
 
     ```python
@@ -303,6 +304,7 @@ class LatentTextPipeline(TextLatents, DiffusionPipeline):
             on_step_end,
             control,
             start,
+            self.shapes,
         )
         num_calls, changes = len(steps_done), control.changes or None
         row_calls = None

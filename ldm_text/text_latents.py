@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from autoencoder.model import TextAutoencoder
+from denoiser.fixed_shapes import FixedShapes
 from denoiser.infilling import KnownLatents, encode_known
 from ldm_text.known_tokens import KnownTokens
 from ldm_text.labels import check_labels, labels_of
@@ -21,12 +22,14 @@ class TextLatents:
         autoencoder: Token ids to latents.
         config: Has ``max_length_tokens`` and ``max_source_length_tokens``.
         device: Where the networks are.
+        shapes: Shapes that the networks run at, if they are compiled.
     """
 
     tokenizer: PreTrainedTokenizerFast
     autoencoder: TextAutoencoder
     config: Any
     device: torch.device
+    shapes = FixedShapes()
 
     def tokenize_prompts(
         self, prompts: list[str | None], truncate: bool = False
@@ -50,12 +53,14 @@ class TextLatents:
         """
         config = self.autoencoder.config
         rows = self.tokenize_prompts(prompts, truncate)
-        width = max(1, *map(len, rows))
-        width += -width % config.tokens_per_latent
+        width = self.shapes.source_length(
+            max(map(len, rows)), config.tokens_per_latent, self.config.max_source_length_tokens
+        )
         padded = [row + [config.pad_token_id] * (width - len(row)) for row in rows]
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
         attention_mask = torch.arange(width, device=self.device) < lengths[:, None]
-        latents = self.autoencoder.encode(torch.tensor(padded, device=self.device), attention_mask)
+        ids = torch.tensor(padded, device=self.device)
+        latents = self.shapes.run(self.autoencoder.encode, ids, attention_mask)
         known_mask = self.autoencoder.latent_mask(attention_mask)
         return self.autoencoder.statistics.standardize(latents), known_mask
 
@@ -66,7 +71,8 @@ class TextLatents:
         """
         is_end = (ids == self.autoencoder.config.end_token_id).long()
         is_text = is_end.cumsum(dim=1) - is_end == 0  # up to the first end token
-        return self.autoencoder.statistics.standardize(self.autoencoder.encode(ids, is_text))
+        latents = self.shapes.run(self.autoencoder.encode, ids, is_text)
+        return self.autoencoder.statistics.standardize(latents)
 
     def encode_known_tokens(self, known: KnownTokens) -> KnownLatents | None:
         """Encode the latents of texts that hold known tokens only; ``None`` if there are none."""
@@ -74,14 +80,20 @@ class TextLatents:
         mask = known.is_known.unflatten(1, (-1, config.tokens_per_latent)).all(dim=2)
         if not bool(mask.any()):
             return None
-        return encode_known(self.autoencoder, known.ids, known.ids != config.pad_token_id, mask)
+
+        def encode(*rows: Tensor) -> Tensor:
+            return encode_known(self.autoencoder, *rows).latents
+
+        is_text = known.ids != config.pad_token_id
+        return KnownLatents(self.shapes.run(encode, known.ids, is_text, mask), mask)
 
     def token_logits(self, latents: Tensor, known: KnownTokens | None = None) -> Tensor:
         """Decode standardized latents ``(B, L, D)`` to logits ``(B, S, V)``.
 
         Tokens that ``known`` forbids have the logit minus infinity.
         """
-        logits = self.autoencoder.decode(self.autoencoder.statistics.unstandardize(latents))
+        latents = self.autoencoder.statistics.unstandardize(latents)
+        logits = self.shapes.run(self.autoencoder.decode, latents)
         if known is None:
             return logits
         config = self.autoencoder.config

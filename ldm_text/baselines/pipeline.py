@@ -1,5 +1,6 @@
 """The pipeline of a baseline: prompts to token ids to texts."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,17 @@ class TokenPipeline(DiffusionPipeline):
         )
         pipeline.register_to_config(_name_or_path=str(path))  # as the stock loader does
         return pipeline
+
+    def compile(self, batch_sizes: Sequence[int] = (), **options: Any) -> None:
+        """Refuse: caches grow with the text, and shapes are not fixed.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            f"`compile` is for latent pipelines: {type(self.token_model).__name__} generates "
+            "uncompiled."
+        )
 
     def tokenize_prompts(
         self, prompts: list[str | None], truncate: bool = False

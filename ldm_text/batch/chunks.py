@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from denoiser.fixed_shapes import is_out_of_memory
 from ldm_text.batch.columns import CarriedColumns
 from ldm_text.batch.inputs import InputRow, InputRows
 from ldm_text.batch.work import Outputs, Record, RowError, Work
@@ -123,14 +124,6 @@ def check_row(
 def place_of(source: InputRows, row: InputRow) -> str:
     """Return how messages call a row."""
     return f"{source.name}, line {row.line}"
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether the device or the machine had no memory for a batch."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    signs = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 
 class ChunkRunner:

@@ -9,6 +9,7 @@ import torch
 
 from denoiser.schedulers import SchedulerName, make_scheduler, noise_shift_of
 from ldm_text.batch.work import Outputs, RowError
+from ldm_text.compilation import job_batch_sizes
 from ldm_text.data.records import string_field
 from ldm_text.generated_rows import Sampling, TextSettings, generate_batch
 from ldm_text.labels import labelled_prompts, labels_of
@@ -46,6 +47,7 @@ class TextWorkOptions:
         num_samples: Texts for each row.
         source_field: Field of the source; ``None`` generates without sources.
         scheduler: Scheduler in place of a latent pipeline's own.
+        compile_for: Texts of a batch to compile the networks for; ``None`` leaves them as they are.
     """
 
     pipeline: Path
@@ -53,6 +55,7 @@ class TextWorkOptions:
     num_samples: int = 1
     source_field: str | None = None
     scheduler: SchedulerName | None = None
+    compile_for: int | None = None
 
     def load(self) -> "TextWork":
         """Load the pipeline, and check the options against it.
@@ -76,6 +79,9 @@ class TextWorkOptions:
             guidance_scale=settings.guidance_scale,
             **settings.sampling or {},
         )
+        if self.compile_for is not None:
+            sizes = job_batch_sizes(self.compile_for, stops_early(settings.sampling))
+            loaded.compile(sizes)
         precision = resolve_precision(settings.precision, loaded.device)
         return TextWork(loaded, replace(self, settings=replace(settings, precision=precision)))
 
@@ -105,6 +111,7 @@ class TextWork:
             "verb": "generate",
             "weights": digest_pipeline(self.options.pipeline),
             "scheduler": self.options.scheduler,
+            "compiled": self.options.compile_for is not None,
             "source_field": self.options.source_field,
             "device": self.pipeline.device.type,
         }

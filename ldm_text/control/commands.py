@@ -35,6 +35,7 @@ def infill(  # noqa: PLR0913 (the signature is the command line)
     sampling: Sampling | None = None,
     control: ControlOptions | None = None,
     precision: Precision = "auto",
+    compile: bool = False,
     prompts_format: PromptsFormat | None = None,
     columns: tuple[str, ...] = (),
     on_error: OnError = "stop",
@@ -62,6 +63,7 @@ def infill(  # noqa: PLR0913 (the signature is the command line)
         sampling: Further options of the pipeline's sampler.
         control: Lengths, constraints, candidates, guidance; as for ``generate``.
         precision: Type the networks compute in.
+        compile: Compile the networks, see ``generate``.
         prompts_format: JSON Lines or lines of text, where the name of the file does not say it.
         columns: Columns to carry through.
         on_error: Whether a row that cannot be used ends the job, or goes to OUTPUT.rejects.jsonl.
@@ -82,7 +84,9 @@ def infill(  # noqa: PLR0913 (the signature is the command line)
     )
     job.check()
     settings = TextSettings(num_inference_steps, guidance_scale, seed, False, sampling, precision)
-    text = TextWorkOptions(pipeline, settings, num_samples, source_field, scheduler)
+    text = TextWorkOptions(
+        pipeline, settings, num_samples, source_field, scheduler, batch_size if compile else None
+    )
     field = prompt_field(prompts, prompts_format, template_field)
     options = ControlledWorkOptions(
         text, control, template, None if template is not None else field, source
@@ -110,6 +114,7 @@ def edit(  # noqa: PLR0913 (the signature is the command line)
     scheduler: SchedulerName | None = None,
     sampling: Sampling | None = None,
     precision: Precision = "auto",
+    compile: bool = False,
     prompts_format: PromptsFormat | None = None,
     columns: tuple[str, ...] = (),
     on_error: OnError = "stop",
@@ -137,6 +142,7 @@ def edit(  # noqa: PLR0913 (the signature is the command line)
         scheduler: Scheduler in place of the pipeline's own.
         sampling: Further options of the pipeline's sampler.
         precision: Type the networks compute in.
+        compile: Compile the networks, see ``generate``.
         prompts_format: JSON Lines or lines of text, where the name of the file does not say it.
         columns: Columns to carry through.
         on_error: Whether a row that cannot be used ends the job, or goes to OUTPUT.rejects.jsonl.
@@ -154,7 +160,9 @@ def edit(  # noqa: PLR0913 (the signature is the command line)
     )
     job.check()
     settings = TextSettings(num_inference_steps, guidance_scale, seed, False, sampling, precision)
-    work = TextWorkOptions(pipeline, settings, num_samples, source_field, scheduler)
+    work = TextWorkOptions(
+        pipeline, settings, num_samples, source_field, scheduler, batch_size if compile else None
+    )
     field = prompt_field(prompts, prompts_format, text_field)
     options = EditWorkOptions(work, strength, text, field, source, tuple(protect), tuple(change))
     report = run_job(options.load(), job, show=lambda records: show(records, "original"))

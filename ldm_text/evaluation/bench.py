@@ -12,7 +12,7 @@ import torch
 from ldm_text.batch.texts import check_sampling
 from ldm_text.evaluation.bench_meters import (
     CallMeter,
-    cold_start_seconds,
+    cold_start,
     matrix_product_peak,
     peak_memory,
 )
@@ -22,7 +22,7 @@ from ldm_text.evaluation.comparison import fill_in
 from ldm_text.evaluation.comparison_table import write_json
 from ldm_text.evaluation.evaluate import check_least
 from ldm_text.evaluation.references import read_option
-from ldm_text.evaluation.sweep_options import GeneratorOptions, SweepPoint
+from ldm_text.evaluation.sweep_options import BenchOptions, SweepPoint
 from ldm_text.evaluation.timing import Stopwatch, TimedCall
 from ldm_text.loading import load_pipeline
 from ldm_text.precision import Precision, resolve_precision
@@ -104,7 +104,7 @@ class BenchEntry:
 
 
 def bench(
-    generators: list[GeneratorOptions],
+    generators: list[BenchOptions],
     output: Path,
     data: str | None = None,
     text_field: str = "target",
@@ -124,7 +124,7 @@ def bench(
 
     Args:
         generators: The generators, as for `ldm-text compare`; several numbers of steps in a sweep
-            show how the time grows with them.
+            show how the time grows with them. With `compile: true` the networks are compiled.
         output: JSON file to write.
         data: Data whose sources are the prompts; without it, texts are written unconditionally.
         text_field: Field of the target text.
@@ -132,7 +132,7 @@ def bench(
         batch_sizes: Texts of a call.
         num_repeats: Timed calls of each; medians count. One more warms up.
         num_cold_starts: Fresh processes of each pipeline that are timed until their first text; 0
-            leaves it out.
+            leaves it out. Compiling, which is a part of it, is told apart.
         precision: Type the networks compute in, auto is bfloat16 where the device computes it
             natively, else float32.
         overwrite: Replace the output file.
@@ -162,14 +162,19 @@ def bench(
                 entry.time_call(repeat)
     peak = matrix_product_peak(device, precision)
     rows = [entry.describe(peak) for entry in entries]
+    starts = {
+        options.name: cold_start(options.pipeline, num_cold_starts, options.compile)
+        for options in generators
+    }
     result = {
         "machine": describe_machine(),
         "num_threads": torch.get_num_threads(),
         "precision": resolve_precision(precision, device),
         "matrix_product_peak_flops": peak,
-        "cold_start_seconds": {
-            options.name: cold_start_seconds(options.pipeline, num_cold_starts)
-            for options in generators
+        "compiled": {options.name: options.compile for options in generators},
+        "cold_start_seconds": {name: start and start.seconds for name, start in starts.items()},
+        "compile_seconds": {
+            name: start and start.compile_seconds for name, start in starts.items()
         },
         "rows": rows,
         "growth_with_calls": growth_with_calls(rows),
@@ -190,7 +195,7 @@ def sources_of(data: str | None, text_field: str, source_field: str | None) -> l
 
 
 def make_entries(
-    generators: list[GeneratorOptions],
+    generators: list[BenchOptions],
     prompts: list[str | None],
     batch_sizes: tuple[int, ...],
     precision: Precision,
@@ -205,16 +210,18 @@ def make_entries(
         pipeline = load_pipeline(options.pipeline)
         meter = CallMeter(pipeline)
         pipeline.tokenize_prompts(prompts)
-        for point in options.points(SEED):
-            try:
+        try:
+            for point in options.points(SEED):
                 point = fill_in(point, pipeline)
                 check_sampling(pipeline, point.sampling)
                 stopwatch = Stopwatch(pipeline, prompts, point, precision)
                 stopwatch.time_batch(1, 0)  # refuses what the pipeline refuses
-            except ValueError as error:
-                raise ValueError(f"Generator `{options.name}`: {error}") from error
-            entries += [
-                BenchEntry(options.name, point, batch_size, stopwatch, meter)
-                for batch_size in batch_sizes
-            ]
+                entries += [
+                    BenchEntry(options.name, point, batch_size, stopwatch, meter)
+                    for batch_size in batch_sizes
+                ]
+            if options.compile:
+                pipeline.compile(batch_sizes)
+        except ValueError as error:
+            raise ValueError(f"Generator `{options.name}`: {error}") from error
     return entries

@@ -1,13 +1,16 @@
 """What ``ldm-text bench`` measures beside the time of a whole call: parts, operations, memory."""
 
 import ctypes
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -24,10 +27,19 @@ PARTS = {
     "decode": "decode_latents",
     "detokenize": "texts_of",
 }
-COLD_START = (
-    "import sys; from pathlib import Path; from ldm_text.loading import load_pipeline; "
-    "load_pipeline(Path(sys.argv[1])).generate([None])"
-)
+COLD_START = """
+import sys, time
+from pathlib import Path
+from ldm_text.loading import load_pipeline
+
+pipeline = load_pipeline(Path(sys.argv[1]))
+if sys.argv[2] == "compiled":
+    pipeline.compile([1])
+for _ in range(2):
+    start = time.perf_counter()
+    pipeline.generate([None])
+    print(time.perf_counter() - start)
+"""
 MIB = 2**20
 
 
@@ -75,6 +87,8 @@ class CallMeter:
         self.reset()
         network, started, counters = self.pipeline.network, [0.0], ExitStack()
         counter = FlopCounterMode(display=False)
+        # The counter cannot look into compiled code.
+        stance = torch.compiler.set_stance("force_eager") if count_flops else nullcontext()
 
         def before(*_: Any) -> None:
             if count_flops:
@@ -92,7 +106,8 @@ class CallMeter:
         for part, method in PARTS.items() if is_latent else ():
             setattr(self.pipeline, method, self.timed(part, getattr(self.pipeline, method)))
         try:
-            yield
+            with stance:
+                yield
         finally:
             for hook in hooks:
                 hook.remove()
@@ -180,23 +195,44 @@ def give_back_freed_memory() -> None:
         trim(0)
 
 
-def cold_start_seconds(folder: Path, num_starts: int) -> float | None:
-    """Time a fresh process from its start until it has loaded a pipeline and written a text.
+@dataclass(frozen=True)
+class ColdStart:
+    """A fresh process.
+
+    Attributes:
+        seconds: From its start until it has loaded a pipeline and written a text.
+        compile_seconds: What the first text of a compiled pipeline took longer than the second one,
+            a part of ``seconds``; ``None`` of one that is not compiled.
+    """
+
+    seconds: float
+    compile_seconds: float | None
+
+
+def cold_start(folder: Path, num_starts: int, is_compiled: bool = False) -> ColdStart | None:
+    """Time a fresh process until its first text; nothing is compiled yet.
 
     Args:
         folder: Folder of the pipeline.
-        num_starts: How often; the median counts. 0 leaves it out.
+        num_starts: How often; medians count. 0 leaves it out.
+        is_compiled: Compile the pipeline.
 
     Raises:
         RuntimeError: If the process fails.
     """
-    seconds = []
+    command = [sys.executable, "-c", COLD_START, str(folder), "compiled" if is_compiled else ""]
+    seconds, compile_seconds = [], []
     for _ in range(num_starts):
-        start = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-c", COLD_START, str(folder)], capture_output=True, text=True
-        )
-        seconds.append(time.perf_counter() - start)
+        with TemporaryDirectory() as cache:  # not the one of all processes
+            environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache}
+            start = time.perf_counter()
+            done = subprocess.run(command, capture_output=True, text=True, env=environment)
+            total = time.perf_counter() - start
         if done.returncode:
             raise RuntimeError(f"`{folder}` wrote no text in a fresh process: {done.stderr[-500:]}")
-    return median(seconds) if seconds else None
+        first, second = map(float, done.stdout.split())
+        seconds.append(total - second)
+        compile_seconds.append(first - second)
+    if not seconds:
+        return None
+    return ColdStart(median(seconds), median(compile_seconds) if is_compiled else None)

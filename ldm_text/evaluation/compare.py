@@ -1,6 +1,7 @@
 """``ldm-text compare``: measure generators side by side, over settings and seeds."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from ldm_text.training_report import describe_machine
 logger = logging.getLogger(__name__)
 
 
-def check_generators(generators: list[GeneratorOptions], seeds: tuple[int, ...]) -> None:
+def check_generators(generators: Sequence[GeneratorOptions], seeds: tuple[int, ...]) -> None:
     """Check what can be checked without a pipeline.
 
     Raises:

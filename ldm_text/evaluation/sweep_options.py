@@ -109,6 +109,20 @@ class GeneratorOptions:
         return [point for index, point in enumerate(points) if point not in points[:index]]
 
 
+@dataclass(frozen=True)
+class BenchOptions(GeneratorOptions):
+    """A generator that is only timed.
+
+    Args:
+        name: What tables call it.
+        pipeline: Folder of the pipeline.
+        sweeps: Settings to time, one sweep after the other.
+        compile: Compile its networks, of a latent pipeline.
+    """
+
+    compile: bool = False
+
+
 def describe_settings(row: dict[str, Any]) -> str:
     """Say in a few words at which settings a row of the table was measured."""
     parts = []

@@ -5,8 +5,10 @@ import torch.nn.functional as F
 from autoencoder.transformer import (
     Attention,
     KeyValueCache,
+    Linear,
     RMSNorm,
     Transformer,
+    TransformerBlock,
     rotary_embedding,
 )
 
@@ -145,3 +147,28 @@ def test_a_cache_forgets_rows(stack):
     transformer(x[rows, :4], positions[:4], None, cache=alone)
     expected = transformer(x[rows, 4:], positions[4:], None, cache=alone)
     assert torch.allclose(rest, expected, atol=1e-6)
+
+
+def test_a_kept_weight_changes_nothing_but_the_time(activate):
+    block = activate(TransformerBlock(16, 2, time_conditioned=True))
+    x, rotary, time = (
+        torch.randn(3, 5, 16),
+        rotary_embedding(torch.arange(5), 8),
+        torch.randn(3, 16),
+    )
+    names = list(block.state_dict())
+
+    def outputs():
+        with torch.no_grad():
+            yield block(x, rotary, None, time)
+            for dtype in (torch.bfloat16, torch.float16):
+                with torch.autocast("cpu", dtype):
+                    yield block(x, rotary, None, time)
+
+    before = list(outputs())
+    for module in block.modules():
+        if isinstance(module, Linear):
+            module.keep_cast(torch.bfloat16)
+    assert block.attention.qkv.cast_weight.dtype == torch.bfloat16
+    assert all(map(torch.equal, outputs(), before))
+    assert list(block.state_dict()) == names

@@ -66,7 +66,7 @@ def test_unknown_command_is_refused(main):
         (
             ("--pipeline", "x", "--scheduler", "ddim"),
             "`--scheduler`: expected one of 'euler', 'euler_stochastic', 'dpm++', 'dpm++_sde', "
-            "'heun', 'lcm', got ddim.",
+            "'heun', 'lcm', 'flow_map', got ddim.",
         ),
     ],
 )

@@ -18,7 +18,7 @@ from diffusers.utils import logging as diffusers_logging
 from denoiser.schedulers import SchedulerName, make_scheduler, noise_shift_of
 from ldm_text.pipeline import LatentTextPipeline
 
-SCHEDULERS = get_args(SchedulerName)
+SCHEDULERS = [name for name in get_args(SchedulerName) if name != "flow_map"]  # for a student
 PROMPTS = ["name[The Mill]", "", None, "The Punter is a coffee shop near the river."]
 
 
@@ -133,6 +133,12 @@ def test_a_scheduler_can_be_swapped_on_a_loaded_pipeline(pipeline_folder, run, t
     again = LatentTextPipeline.from_pretrained(tmp_path / "other")
     assert type(again.scheduler) is type(loaded.scheduler)
     assert again(PROMPTS, num_inference_steps=3, generator=generators()).texts == output.texts
+
+
+def test_a_scheduler_for_students_of_its_own_is_refused(pipeline):
+    pipeline.scheduler = make_scheduler("flow_map", 4.0)
+    with pytest.raises(ValueError, match="'flow_map', need a student of FlowMapDistillation"):
+        pipeline(PROMPTS, num_inference_steps=2)
 
 
 def test_a_scheduler_of_another_noise_process_is_refused(pipeline):

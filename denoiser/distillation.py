@@ -126,7 +126,37 @@ class ProgressiveDistillation:
         return squared_error(prediction, target, t, rows.latents)
 
 
-class ConsistencyDistillation:
+class SingleRound:
+    """What a student is that learns from its teacher's grid all at once, for any number of steps.
+
+    Args:
+        student_steps: Sampling steps that an exported pipeline takes by default.
+        teacher_steps: Steps of the teacher's grid.
+    """
+
+    round_steps: None = None  # one round, as long as the training
+
+    def __init__(self, student_steps: int, teacher_steps: int) -> None:
+        for name, value, least in (
+            ("student_steps", student_steps, 1),
+            ("teacher_steps", teacher_steps, 2),
+        ):
+            if value < least:
+                raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+        self.student_steps = student_steps
+        self.teacher_steps = teacher_steps
+
+    def num_inference_steps(self, round_index: int) -> int:
+        """Sampling steps of an exported pipeline."""
+        return self.student_steps
+
+    def draw_earlier_time(self, point: Tensor, noise_shift: float) -> Tensor:
+        """Draw a random time between points of the grid ``(B,)`` and pure noise, ``(B,)``."""
+        u = point / self.teacher_steps
+        return shift_time(u + (1 - u) * torch.rand_like(u), noise_shift)
+
+
+class ConsistencyDistillation(SingleRound):
     """Learn to predict the same end from every point of the teacher's path (Song et al. 2023).
 
     Of two neighbouring points on the teacher's grid the noisier one learns what the student says at
@@ -145,21 +175,9 @@ class ConsistencyDistillation:
 
     scheduler: SchedulerName = "lcm"
     makes_flow_map = False
-    round_steps: None = None  # one round, as long as the training
 
     def __init__(self, student_steps: int = 4, teacher_steps: int = 32) -> None:
-        for name, value, least in (
-            ("student_steps", student_steps, 1),
-            ("teacher_steps", teacher_steps, 2),
-        ):
-            if value < least:
-                raise ValueError(f"`{name}` must be at least {least}, got {value}.")
-        self.student_steps = student_steps
-        self.teacher_steps = teacher_steps
-
-    def num_inference_steps(self, round_index: int) -> int:
-        """Sampling steps of an exported pipeline."""
-        return self.student_steps
+        super().__init__(student_steps, teacher_steps)
 
     def loss(
         self,
@@ -177,8 +195,7 @@ class ConsistencyDistillation:
         noisy_latents = add_noise(latents, noise, t)
         landing = teacher.walk(rows, noise, point, num_steps, length=1)
 
-        u = point / num_steps
-        earlier_t = shift_time(u + (1 - u) * torch.rand_like(u), teacher.noise_shift)
+        earlier_t = self.draw_earlier_time(point, teacher.noise_shift)
         num_conditioned = round(self_condition_prob * len(t))
         self_condition = own_earlier_prediction(
             student, rows, torch.randn_like(noise), earlier_t, num_conditioned

@@ -2,15 +2,15 @@
 
 import torch
 
-from denoiser.distillation import own_earlier_prediction
+from denoiser.distillation import SingleRound, own_earlier_prediction
 from denoiser.model import LatentDenoiser
-from denoiser.noise import add_noise, flow_step, landing_to_latents, shift_time
+from denoiser.noise import add_noise, flow_step, landing_to_latents
 from denoiser.objective import Losses, squared_error
 from denoiser.schedulers import SchedulerName
 from denoiser.teacher import DistillationRows, Teacher, draw_points, grid_time
 
 
-class FlowMapDistillation:
+class FlowMapDistillation(SingleRound):
     """Learn the average velocity between any two times (MeanFlow, Geng et al. 2025).
 
     The student is told where its step is to lead, and one student samples in any number of steps
@@ -37,21 +37,9 @@ class FlowMapDistillation:
 
     scheduler: SchedulerName = "flow_map"
     makes_flow_map = True
-    round_steps: None = None  # one round, as long as the training
 
     def __init__(self, student_steps: int = 2, teacher_steps: int = 32) -> None:
-        for name, value, least in (
-            ("student_steps", student_steps, 1),
-            ("teacher_steps", teacher_steps, 2),
-        ):
-            if value < least:
-                raise ValueError(f"`{name}` must be at least {least}, got {value}.")
-        self.student_steps = student_steps
-        self.teacher_steps = teacher_steps
-
-    def num_inference_steps(self, round_index: int) -> int:
-        """Sampling steps of an exported pipeline."""
-        return self.student_steps
+        super().__init__(student_steps, teacher_steps)
 
     def loss(
         self,
@@ -72,8 +60,7 @@ class FlowMapDistillation:
         noisy_latents = add_noise(latents, noise, t)
         landing = teacher.walk(rows, noise, point, num_steps, length=1)
 
-        u = point / num_steps
-        earlier_t = shift_time(u + (1 - u) * torch.rand_like(u), teacher.noise_shift)
+        earlier_t = self.draw_earlier_time(point, teacher.noise_shift)
         num_conditioned = round(self_condition_prob * len(t))
         self_condition = own_earlier_prediction(
             student, rows, noise, earlier_t, num_conditioned, next_t=t

@@ -30,7 +30,7 @@ BASELINES = sorted(
 NAMES = [str(path.relative_to(CONFIGS)) for path in FILES]
 
 
-OVERLAYS = ("tiny", "e2e_distilled", "e2e_small", "tinystories_small")
+OVERLAYS = ("tiny", "e2e_distilled", "e2e_small", "e2e_small_distilled", "tinystories_small")
 OVERLAYS += ("e2e_infill", "e2e_teacher", "paradetox_autoregressive")
 REWRITING = ("bible_kjv_bbe", "onestopenglish", "rewriting", "wikisplit")  # upon ParaDetox
 TOKENS = {"e2e": (64, 44), "tinystories": (64, 0)}  # of a row: text and source

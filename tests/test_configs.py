@@ -86,11 +86,17 @@ def test_config_parses_and_hides_nothing(parse, path):
     trainer = config["trainer"]
     assert trainer["max_steps"] > 0
     assert trainer["logger"]["class_path"].endswith("TensorBoardLogger")
-    callbacks = {callback["class_path"].split(".")[-1] for callback in trainer["callbacks"]}
+    callbacks = {
+        callback["class_path"].split(".")[-1]: callback.get("init_args", {})
+        for callback in trainer["callbacks"]
+    }
     wanted = {"Timer", "LearningRateMonitor", "TQDMProgressBar", "ModelCheckpoint"}
     if path.parent.name != "classifiers":  # which write no texts
         wanted |= {"LogTexts"}
-    assert wanted <= callbacks
+    assert wanted <= callbacks.keys()
+    # The last checkpoint is that of the last step; one at the end comes only where none was before.
+    steps, interval = trainer["max_steps"], callbacks["ModelCheckpoint"]["every_n_train_steps"]
+    assert steps < interval or steps % interval == 0
 
 
 @pytest.mark.parametrize("path", CLASSIFIERS, ids=lambda path: path.stem)

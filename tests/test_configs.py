@@ -40,6 +40,8 @@ def distillation_bases(path):
     """What a student's overlay stands upon: a student of the compared model on that of its data."""
     if path.stem.endswith("decoder_small"):
         return ["e2e_decoder.yaml"]
+    if path.stem == "tinystories_masked_sdtt":
+        return ["e2e_masked_sdtt.yaml"]
     data = path.stem.split("_")[0]
     is_first = path.stem in (f"{data}_small", "e2e_consistency", "e2e_flow_map", "tiny")
     return ["e2e.yaml"] if is_first else ["e2e.yaml", f"{data}_small.yaml"]
@@ -51,6 +53,7 @@ def config_options(path):
         stage = CONFIGS / path.parent.name
         return ["-c", stage / "e2e.yaml", "-c", stage / "e2e_small.yaml", "-c", path]
     is_student = path.stem.endswith(("_small", "_consistency", "_flow_map", "tiny"))
+    is_student = is_student or path.stem == "tinystories_masked_sdtt"
     if path.parent.name == "distillation" and is_student:
         files = [path.with_name(name) for name in distillation_bases(path)]
         return [option for file in (*files, path) for option in ("-c", file)]

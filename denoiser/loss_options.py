@@ -12,7 +12,7 @@ MIN_TIME = 0.05
 
 
 class LossOptions:
-    """Weighting by time, guidance folded in, and consistency along the path of sampling.
+    """Weighting by time, guidance folded in, consistency along the path, and decoded tokens.
 
     As it is made, the loss is the mean squared error of the predicted clean latents. Validation
     always measures that, whatever is trained, so that trainings can be compared.
@@ -27,6 +27,11 @@ class LossOptions:
     with the prediction as their self-condition, as in sampling, is a second target. It costs one
     forward without gradient.
 
+    Decoded tokens (the anchor loss of Difformer, Gao et al. 2022, with the frozen decoder in place
+    of the rounding): the cross-entropy of what the decoder reads in the predicted latents. Squared
+    error minds all latents alike; this minds those that are not readable yet. It costs one forward
+    and one backward through the decoder.
+
     Args:
         weighting: ``latents`` compares clean latents without weights; ``velocity`` compares
             velocities, which weighs the squared error of clean latents with ``1 / t^2``, from
@@ -35,6 +40,7 @@ class LossOptions:
         consistency_weight: Weight of the second target; 0 is off.
         consistency_steps: Steps of its grid.
         consistency_warmup_steps: Training steps over which its weight grows linearly.
+        decoder_weight: Weight of the cross-entropy of decoded tokens, in nats a token; 0 is off.
 
     Raises:
         ValueError: If one is out of its range.
@@ -47,6 +53,7 @@ class LossOptions:
         consistency_weight: float = 0.0,
         consistency_steps: int = 16,
         consistency_warmup_steps: int = 0,
+        decoder_weight: float = 0.0,
     ) -> None:
         if weighting not in get_args(Weighting):
             raise ValueError(f"`weighting` must be latents or velocity, got '{weighting}'.")
@@ -56,6 +63,7 @@ class LossOptions:
             ("consistency_weight", consistency_weight, 0),
             ("consistency_steps", consistency_steps, 2),
             ("consistency_warmup_steps", consistency_warmup_steps, 0),
+            ("decoder_weight", decoder_weight, 0),
         ):
             if value < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {value}.")
@@ -64,6 +72,7 @@ class LossOptions:
         self.consistency_weight = consistency_weight
         self.consistency_steps = consistency_steps
         self.consistency_warmup_steps = consistency_warmup_steps
+        self.decoder_weight = decoder_weight
 
     def row_weights(self, t: Tensor) -> Tensor | None:
         """Weigh the squared errors of rows at times ``(B,)``: ``(B,)``, or ``None`` for all 1."""

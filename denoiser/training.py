@@ -108,6 +108,7 @@ class LitDenoiser(SeededSteps):
         if self.compile_network:
             self.denoiser.compile()
             self.autoencoder.encoder.compile()
+            self.autoencoder.decoder.compile()
 
     def on_train_start(self) -> None:
         """Fill the cache, if the training comes to any row a second time."""
@@ -184,7 +185,7 @@ class LitDenoiser(SeededSteps):
         latents = self.latents(batch, "input")
         options = self.loss_options if self.training else PLAIN
         consistency_weight = options.consistency_weight_at(self.global_step)
-        return denoising_loss(
+        losses = denoising_loss(
             self.denoiser,
             latents,
             *self.known_latents(batch, latents),
@@ -196,13 +197,24 @@ class LitDenoiser(SeededSteps):
             consistency_weight,
             self.target_denoiser if consistency_weight else None,
         )
+        if not options.decoder_weight:
+            return losses
+        decoder_loss = self.decoder_loss(losses["pred_latents"], batch)
+        total = losses["loss"] + options.decoder_weight * decoder_loss
+        return losses | {"loss": total, "decoder_loss": decoder_loss.detach()}
+
+    def decoder_loss(self, pred_latents: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Cross-entropy of the tokens decoded from ``(B, L, D)`` standardized, in nats a token."""
+        latents = self.autoencoder.statistics.unstandardize(pred_latents)
+        return reconstruction_loss(self.autoencoder.decode(latents), batch)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Compute and log the loss; what else the objective knows is for callbacks."""
         losses = self.loss(batch)
         self.log("train/loss", losses["loss"], prog_bar=True)
-        if "consistency" in losses:
-            self.log("train/consistency", losses["consistency"])
+        for name in ("consistency", "decoder_loss"):
+            if name in losses:
+                self.log(f"train/{name}", losses[name])
         return losses
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -214,8 +226,7 @@ class LitDenoiser(SeededSteps):
         with torch.random.fork_rng(), torch.compiler.set_stance("force_eager"):
             torch.manual_seed(batch_idx)
             losses = self.loss(batch)
-            pred_latents = self.autoencoder.statistics.unstandardize(losses["pred_latents"])
-            decoder_loss = reconstruction_loss(self.autoencoder.decode(pred_latents), batch)
+            decoder_loss = self.decoder_loss(losses["pred_latents"], batch)
             infill_loss = None
             if self.denoiser.config.infill_prob:
                 infill_loss = self.loss_beside_known(batch, 1.0)["loss"]

@@ -72,6 +72,7 @@ class TokenControl(StepControl):
         self.texts = texts
         self.clamp_start = clamp_start
         self.known = None if known is None or known.is_empty else known
+        self.holds_tokens = self.known is not None and bool(self.known.is_known.any())
         self.self_correction = self_correction
         self.generator = generator
         self.clean = clean
@@ -93,6 +94,8 @@ class TokenControl(StepControl):
         clamps_all = step >= self.clamp_start * num_steps
         if self.known is None:
             return self.texts.clamp_latents(pred_latents) if clamps_all else pred_latents
+        if not clamps_all and not self.holds_tokens:
+            return pred_latents  # what is forbidden is left out when the text is decoded
         clamped = self.texts.clamp_latents(pred_latents, self.known)
         if clamps_all:
             return clamped

@@ -121,12 +121,14 @@ def test_the_table_has_means_and_standard_errors(rows):
         for seed, bleu in ((0, 39.0), (1, 30.0), (1, 41.0))  # a later line replaces an earlier one
     ]
     lines.append(lines[0] | {"budget": 0.25})
+    base = {"num_inference_steps": 16, "bleu": 37.0, "slot_error_rate": 0.5}
+    lines += [lines[0] | {"row": "base", "seed": 0, "texts": [base]}]
     table = markdown_table(list(rows.values()), lines, 1.0).splitlines()
-    assert len(table) == 3
+    assert len(table) == 4
     assert table[0].startswith(
-        "| factor (base) | setting | BLEU, 16 steps | slot errors, 16 steps |"
+        "| factor (base) | setting | BLEU, 16 steps | BLEU, 16 steps, against base | slot errors"
     )
-    assert table[2].startswith(
-        "| noise shift (4) | 9 | 40 \u00b1 1 | 0.5 \u00b1 0 | 0.99 \u00b1 0 |"
-    )
-    assert table[2].endswith("| 2 |")
+    assert table[2].startswith("| base |  | 37 |  | 0.5 |")
+    # seed 1 has no base to be compared with
+    assert table[3].startswith("| noise shift (4) | 9 | 40 \u00b1 1 | 2 | 0.5 \u00b1 0 |")
+    assert table[3].endswith("| 2 |")

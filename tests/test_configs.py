@@ -129,12 +129,10 @@ def test_comparison_parses_and_measures_under_each_seed(main, path):
 def test_bench_parses_and_times_what_is_compared(main, path):
     code, printed, error = main("bench", "--config", path, "--output", "x", "--print_config")
     assert (code, error) == (0, "")
+    comparison = CONFIGS / "compare" / f"{path.stem.removesuffix('_lengths')}.yaml"
     timed, compared = (
         {generator["name"]: generator["pipeline"] for generator in config["generators"]}
-        for config in (
-            yaml.safe_load(printed),
-            yaml.safe_load((CONFIGS / "compare" / path.name).read_text()),
-        )
+        for config in (yaml.safe_load(printed), yaml.safe_load(comparison.read_text()))
     )
     assert timed.items() <= compared.items()
 

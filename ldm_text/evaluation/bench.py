@@ -10,13 +10,19 @@ from typing import Any
 import torch
 
 from ldm_text.batch.texts import check_sampling
+from ldm_text.components import check_lengths
 from ldm_text.evaluation.bench_meters import (
     CallMeter,
     cold_start,
     matrix_product_peak,
     peak_memory,
 )
-from ldm_text.evaluation.bench_report import describe_rows, growth_with_batch, growth_with_calls
+from ldm_text.evaluation.bench_report import (
+    describe_rows,
+    growth_with_batch,
+    growth_with_calls,
+    growth_with_length,
+)
 from ldm_text.evaluation.compare import check_generators
 from ldm_text.evaluation.comparison import fill_in
 from ldm_text.evaluation.comparison_table import write_json
@@ -25,6 +31,7 @@ from ldm_text.evaluation.references import read_option
 from ldm_text.evaluation.sweep_options import BenchOptions, SweepPoint
 from ldm_text.evaluation.timing import Stopwatch, TimedCall
 from ldm_text.loading import load_pipeline
+from ldm_text.pipeline import LatentTextPipeline
 from ldm_text.precision import Precision, resolve_precision
 from ldm_text.training_report import describe_machine
 from ldm_text.whole_lines import check_output_file
@@ -87,6 +94,7 @@ class BenchEntry:
             "guidance_scale": self.point.guidance_scale,
             "sampling": dict(self.point.sampling),
             "batch_size": self.batch_size,
+            "length_tokens": self.stopwatch.length_tokens,
             "seconds": median(seconds),
             "seconds_to_first_text": median(call.seconds_to_first_text for call in self.calls),
             "tokens_per_second": sum(call.num_tokens for call in self.calls) / sum(seconds),
@@ -110,6 +118,7 @@ def bench(
     text_field: str = "target",
     source_field: str | None = "source",
     batch_sizes: tuple[int, ...] = (1, 8, 64, 256),
+    lengths: tuple[int, ...] = (),
     num_repeats: int = 3,
     num_cold_starts: int = 1,
     precision: Precision = "auto",
@@ -119,8 +128,8 @@ def bench(
 
     Only tokens of the texts count, up to their end. Prints a table and writes JSON: latency,
     tokens a second, the time of each part of a latent pipeline's call, memory, the share of the
-    measured peak of matrix products that the network reaches, and how the time grows with calls
-    and batch.
+    measured peak of matrix products that the network reaches, and how the time grows with calls,
+    batch and length.
 
     Args:
         generators: The generators, as for `ldm-text compare`; several numbers of steps in a sweep
@@ -130,6 +139,9 @@ def bench(
         text_field: Field of the target text.
         source_field: Field of the source; null for data without sources.
         batch_sizes: Texts of a call.
+        lengths: Lengths in tokens to time all of this at, such as [32, 64, 128, 256, 512]: each
+            text has exactly so many, and no end token. By default texts end where they end, and are
+            at most as long as their pipeline allows.
         num_repeats: Timed calls of each; medians count. One more warms up.
         num_cold_starts: Fresh processes of each pipeline that are timed until their first text; 0
             leaves it out. Compiling, which is a part of it, is told apart.
@@ -145,13 +157,15 @@ def bench(
     check_least(num_repeats=num_repeats)
     if not batch_sizes or min(batch_sizes) < 1:
         raise ValueError(f"`--batch_sizes` must be 1 or larger, got {list(batch_sizes)}.")
+    if lengths and min(lengths) < 1:
+        raise ValueError(f"`--lengths` must be 1 or larger, got {list(lengths)}.")
     if num_cold_starts < 0:
         raise ValueError(f"`--num_cold_starts` must be 0 or larger, got {num_cold_starts}.")
     check_output_file("--output", output)
     if output.exists() and not overwrite:
         raise ValueError(f"`--output`: `{output}` is there; name another, or pass `--overwrite`.")
     prompts = sources_of(data, text_field, source_field)
-    entries = make_entries(generators, prompts, batch_sizes, precision)
+    entries = make_entries(generators, prompts, batch_sizes, lengths, precision)
     device = entries[0].stopwatch.pipeline.device
     logger.info("%d settings and batch sizes, %d calls of each.", len(entries), num_repeats + 1)
     for repeat in range(num_repeats + 1):
@@ -179,6 +193,7 @@ def bench(
         "rows": rows,
         "growth_with_calls": growth_with_calls(rows),
         "growth_with_batch": growth_with_batch(rows),
+        "growth_with_length": growth_with_length(rows),
     }
     write_json(output, result)
     sys.stdout.write(describe_rows(rows))
@@ -198,6 +213,7 @@ def make_entries(
     generators: list[BenchOptions],
     prompts: list[str | None],
     batch_sizes: tuple[int, ...],
+    lengths: tuple[int, ...],
     precision: Precision,
 ) -> list[BenchEntry]:
     """Load all pipelines and write a text at each setting, before anything is timed.
@@ -214,12 +230,15 @@ def make_entries(
             for point in options.points(SEED):
                 point = fill_in(point, pipeline)
                 check_sampling(pipeline, point.sampling)
-                stopwatch = Stopwatch(pipeline, prompts, point, precision)
-                stopwatch.time_batch(1, 0)  # refuses what the pipeline refuses
-                entries += [
-                    BenchEntry(options.name, point, batch_size, stopwatch, meter)
-                    for batch_size in batch_sizes
-                ]
+                for length in lengths or (None,):
+                    if length is not None and isinstance(pipeline, LatentTextPipeline):
+                        check_lengths(pipeline.autoencoder, length, 1)
+                    stopwatch = Stopwatch(pipeline, prompts, point, precision, length)
+                    stopwatch.time_batch(1, 0)  # refuses what the pipeline refuses
+                    entries += [
+                        BenchEntry(options.name, point, batch_size, stopwatch, meter)
+                        for batch_size in batch_sizes
+                    ]
             if options.compile:
                 pipeline.compile(batch_sizes)
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""What the times of ``ldm-text bench`` say: a table, and how they grow with calls and batch."""
+"""What the times of ``ldm-text bench`` say: a table, and how they grow."""
 
 import json
 from statistics import linear_regression
@@ -6,11 +6,19 @@ from typing import Any
 
 from ldm_text.evaluation.sweep_options import describe_settings
 
+SETTING = (
+    "generator",
+    "num_inference_steps",
+    "guidance_scale",
+    "sampling",
+    "batch_size",
+    "length_tokens",
+)
+
 
 def setting_of(row: dict[str, Any], *left_out: str) -> str:
     """Name what was timed, apart from some fields, so that rows can be grouped."""
-    fields = ("generator", "num_inference_steps", "guidance_scale", "sampling", "batch_size")
-    return json.dumps({name: row[name] for name in fields if name not in left_out})
+    return json.dumps({name: row[name] for name in SETTING if name not in left_out})
 
 
 def growth_with_calls(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -29,7 +37,11 @@ def growth_with_calls(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             continue
         slope, intercept = linear_regression(calls, [row["seconds"] for row in group])
         fits.append(
-            {name: group[0][name] for name in ("generator", "guidance_scale", "batch_size")}
+            {
+                name: group[0][name]
+                for name in SETTING
+                if name not in ("num_inference_steps", "sampling")
+            }
             | {"seconds_fixed": intercept, "seconds_per_call": slope}
         )
     return fits
@@ -50,7 +62,7 @@ def growth_with_batch(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         first = min(group, key=lambda row: row["batch_size"])
         alone = first["seconds"] / first["batch_size"]
         growth.append(
-            {name: first[name] for name in ("generator", "num_inference_steps", "guidance_scale")}
+            {name: first[name] for name in SETTING if name not in ("batch_size", "sampling")}
             | {
                 "seconds_by_batch_size": {row["batch_size"]: row["seconds"] for row in group},
                 "relative_seconds_per_text": {
@@ -61,9 +73,48 @@ def growth_with_batch(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return growth
 
 
+def growth_with_length(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Compare the time of each length with that of the shortest one.
+
+    Returns:
+        For each setting and batch size that was timed at several lengths ``seconds_by_length``, and
+        ``relative_seconds_per_token``: 1 where the time grows as the length does.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(setting_of(row, "length_tokens"), []).append(row)
+    growth = []
+    for group in groups.values():
+        if len(group) < 2:
+            continue
+        first = min(group, key=lambda row: row["length_tokens"])
+        alone = first["seconds"] / first["length_tokens"]
+        growth.append(
+            {name: first[name] for name in SETTING if name not in ("length_tokens", "sampling")}
+            | {
+                "seconds_by_length": {row["length_tokens"]: row["seconds"] for row in group},
+                "relative_seconds_per_token": {
+                    row["length_tokens"]: row["seconds"] / row["length_tokens"] / alone
+                    for row in group
+                },
+            }
+        )
+    return growth
+
+
 def describe_rows(rows: list[dict[str, Any]]) -> str:
     """Write rows as a table of plain text."""
-    header = ("generator", "batch", "seconds", "first", "tokens/s", "calls", "of peak", "MiB")
+    header = (
+        "generator",
+        "batch",
+        "length",
+        "seconds",
+        "first",
+        "tokens/s",
+        "calls",
+        "of peak",
+        "MiB",
+    )
     table = [header]
     for row in rows:
         settings = describe_settings(row)
@@ -72,6 +123,7 @@ def describe_rows(rows: list[dict[str, Any]]) -> str:
             (
                 f"{row['generator']}{f' ({settings})' if settings else ''}",
                 str(row["batch_size"]),
+                str(row["length_tokens"] or ""),
                 f"{row['seconds']:.4g}",
                 f"{row['seconds_to_first_text']:.4g}",
                 f"{row['tokens_per_second']:.4g}",

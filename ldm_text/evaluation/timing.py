@@ -6,8 +6,9 @@ tokenization of the prompts and decoding included.
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from math import ceil
 from statistics import fmean, median
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from ldm_text.baselines.pipeline import TokenPipeline
 from ldm_text.evaluation.sweep_options import SweepPoint
 from ldm_text.generated_rows import row_generator
+from ldm_text.known_tokens import nothing_known
 from ldm_text.loading import TextPipeline
 from ldm_text.precision import Precision, autocast
 
@@ -71,6 +73,8 @@ class Stopwatch:
         prompts: Prompts to take turns with.
         point: The setting.
         precision: Type the networks compute in.
+        length_tokens: All texts have exactly so many tokens, and no end token; by default they end
+            where they end, and are at most as long as the pipeline's.
     """
 
     def __init__(
@@ -79,11 +83,13 @@ class Stopwatch:
         prompts: Sequence[str | None],
         point: SweepPoint,
         precision: Precision,
+        length_tokens: int | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.prompts = prompts
         self.point = point
         self.precision = precision
+        self.length_tokens = length_tokens
 
     def now(self) -> float:
         """Read the clock once all work is done."""
@@ -98,22 +104,34 @@ class Stopwatch:
         generators = [row_generator(seed, row, 0, self.pipeline.device) for row in rows]
         ends: list[float] = []  # of the calls of the network
         hook = self.pipeline.network.register_forward_hook(lambda *_: ends.append(self.now()))
-        options = self.point.options()
+        options = self.point.options() | self.length_options(batch_size)
         sampling = options.pop("sampling")
         try:
-            start = self.now()
-            with autocast(self.pipeline.device, self.precision):
-                output = self.pipeline.generate(prompts, 1, generators, **options, **sampling)
-            seconds = self.now() - start
+            with texts_of_length(self.pipeline, self.length_tokens):
+                start = self.now()
+                with autocast(self.pipeline.device, self.precision):
+                    output = self.pipeline.generate(prompts, 1, generators, **options, **sampling)
+                seconds = self.now() - start
+                # Every pipeline puts pad tokens in place of the end token and of what follows it.
+                lengths = (output.sequences != self.pipeline.tokenizer.pad_token_id).sum(dim=1)
+                num_pieces = count_pieces(self.pipeline, sampling, int(lengths.max()) + 1)
         finally:
             hook.remove()
-        # Every pipeline puts pad tokens in place of the end token and of what stands behind it.
-        lengths = (output.sequences != self.pipeline.tokenizer.pad_token_id).sum(dim=1)
-        num_pieces = count_pieces(self.pipeline, sampling, int(lengths.max()) + 1)
         first = seconds
         if num_pieces > 1:
             first = ends[ceil(len(ends) / num_pieces) - 1] - start
         return TimedCall(seconds, first, int(lengths.sum()), len(ends))
+
+    def length_options(self, batch_size: int) -> dict[str, Any]:
+        """Forbid the end where texts have a given length: options of ``generate``."""
+        if self.length_tokens is None:
+            return {}
+        forbidden = torch.zeros(len(self.pipeline.tokenizer), dtype=torch.bool)
+        forbidden[[self.pipeline.tokenizer.eos_token_id, self.pipeline.tokenizer.pad_token_id]] = (
+            True
+        )
+        known = nothing_known(batch_size, self.length_tokens)
+        return {"known_tokens": replace(known, forbidden=forbidden)}
 
     def time_single(self, num_rows: int, seed: int) -> dict[str, float]:
         """Write texts one by one.
@@ -168,6 +186,17 @@ class Stopwatch:
                 break
             best, most = batch_size, rate
         return best
+
+
+@contextmanager
+def texts_of_length(pipeline: TextPipeline, length_tokens: int | None) -> Iterator[None]:
+    """Let a pipeline write texts of another length than its own, until the context ends."""
+    own = pipeline.config.max_length_tokens
+    pipeline.register_to_config(max_length_tokens=length_tokens or own)
+    try:
+        yield
+    finally:
+        pipeline.register_to_config(max_length_tokens=own)
 
 
 def count_pieces(pipeline: TextPipeline, sampling: dict[str, Any], longest: int) -> int:

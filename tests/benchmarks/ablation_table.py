@@ -1,4 +1,9 @@
-"""The ablation table in Markdown: mean and standard error of each row over its seeds."""
+"""The ablation table in Markdown: mean and standard error of each row over its seeds.
+
+Beside the first figure of the texts stands how far it is from that of the base with the same seed:
+trainings of one seed share their start and the order of their texts, so that these differences
+scatter less than the figures themselves.
+"""
 
 import math
 import statistics
@@ -23,6 +28,7 @@ AUTOENCODER_FIGURES = {
     "val/midpoint_agreement": "midpoints",
 }
 COSTS = {"training_minutes": "minutes", "parameters": "parameters, M", "training_flops": "1e13 ops"}
+BASE = "base"
 
 
 def figures_of(line: dict[str, Any]) -> dict[str, float]:
@@ -35,6 +41,18 @@ def figures_of(line: dict[str, Any]) -> dict[str, float]:
         if name in line["autoencoder"]:
             figures[title] = line["autoencoder"][name]
     return figures | {title: line[name] for name, title in COSTS.items()}
+
+
+def with_differences(
+    figures: dict[str, float], base: dict[str, float] | None, main: str
+) -> dict[str, float]:
+    """Put behind each figure of a name how far it is from that of the base, if there is one."""
+    found: dict[str, float] = {}
+    for title, value in figures.items():
+        found[title] = value
+        if base is not None and title.startswith(main) and title in base:
+            found[f"{title}, against base"] = value - base[title]
+    return found
 
 
 def cell(values: Sequence[float]) -> str:
@@ -57,11 +75,15 @@ def markdown_table(rows: Sequence[Row], lines: Sequence[dict[str, Any]], budget:
     """
     latest = {(line["row"], line["seed"]): line for line in lines if line["budget"] == budget}
     columns: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for (name, _), line in latest.items():
-        for title, value in figures_of(line).items():
+    for (name, seed), line in latest.items():
+        base = latest.get((BASE, seed))
+        main = next(iter(TEXT_FIGURES[line["data"]].values()))
+        of_base = None if base is None or name == BASE else figures_of(base)
+        for title, value in with_differences(figures_of(line), of_base, main).items():
             columns[name][title].append(value)
     measured = [row for row in rows if row.name in columns]
-    titles = list(dict.fromkeys(title for row in measured for title in columns[row.name]))
+    base_last = sorted(measured, key=lambda row: row.name == BASE)  # it has no differences
+    titles = list(dict.fromkeys(title for row in base_last for title in columns[row.name]))
     table = [["factor (base)", "setting", *titles, "seeds"]]
     table.append(["---", "---", *["---:"] * (len(titles) + 1)])
     for row in measured:

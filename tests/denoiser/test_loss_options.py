@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from autoencoder.training import reconstruction_loss
 from denoiser import EMAWithWarmup, LossOptions
 from denoiser.infilling import KnownLatents
 from denoiser.noise import flow_step, shift_time
@@ -176,7 +177,7 @@ def batch(make_texts):
     }
 
 
-ALL = LossOptions("velocity", guidance_weight=0.5, consistency_weight=0.5)
+ALL = LossOptions("velocity", guidance_weight=0.5, consistency_weight=0.5, decoder_weight=0.1)
 
 
 @pytest.mark.parametrize(
@@ -212,6 +213,41 @@ def test_consistency_takes_the_averaged_weights_where_there_are_any(make_lit_den
     assert module.target_denoiser is module.denoiser
 
 
+def test_decoded_tokens_add_their_cross_entropy_in_training_only(make_lit_denoiser, batch):
+    module = make_lit_denoiser(active=True, loss_options=LossOptions(decoder_weight=3.0))
+    plain = make_lit_denoiser(autoencoder=module.autoencoder)
+    plain.denoiser.load_state_dict(module.denoiser.state_dict())
+    found = {}
+    for name, each in {"with": module, "without": plain}.items():
+        torch.manual_seed(0)
+        found[name] = each.loss(batch)
+    latents = module.autoencoder.statistics.unstandardize(found["with"]["pred_latents"])
+    decoder_loss = reconstruction_loss(module.autoencoder.decode(latents), batch)
+    added = found["with"]["loss"] - found["without"]["loss"]
+    assert added.item() == pytest.approx(3 * decoder_loss.item(), rel=1e-4)
+    assert found["with"]["decoder_loss"] == decoder_loss.detach()
+    assert "decoder_loss" not in found["without"]
+    assert "decoder_loss" not in module.eval().loss(batch)
+
+
+def test_decoded_tokens_train_the_denoiser_through_the_frozen_decoder(
+    make_lit_denoiser, batch, fit, validate
+):
+    """With the same steps the tokens get more likely; how far the latents are off has no say."""
+    decoder_loss = {}
+    autoencoder = make_lit_denoiser().autoencoder
+    encoded = autoencoder.encode(batch["input_ids"], batch["attention_mask"])
+    autoencoder.statistics.measure(encoded.flatten(0, 1))
+    for weight in (0.0, 10.0):
+        torch.manual_seed(0)
+        options = LossOptions(decoder_weight=weight)
+        module = make_lit_denoiser(autoencoder=autoencoder, loss_options=options)
+        fit(module, batch, max_steps=80, batch_size=32)
+        decoder_loss[weight] = validate(module, batch)["val/decoder_loss"]
+    assert decoder_loss[10.0] < decoder_loss[0.0]
+    assert all(weight.grad is None for weight in autoencoder.parameters())
+
+
 def test_what_is_guided_in_training_is_not_guided_again(make_lit_denoiser, batch):
     module = make_lit_denoiser(loss_options=LossOptions(guidance_weight=0.5))
     assert module.sampling == SamplingDefaults(guidance_scale=1.0)
@@ -229,6 +265,7 @@ def test_what_is_guided_in_training_is_not_guided_again(make_lit_denoiser, batch
         ({"consistency_weight": -1.0}, "`consistency_weight` must be at least 0, got -1.0"),
         ({"consistency_steps": 1}, "`consistency_steps` must be at least 2, got 1"),
         ({"consistency_warmup_steps": -1}, "`consistency_warmup_steps` must be at least 0"),
+        ({"decoder_weight": -0.1}, "`decoder_weight` must be at least 0, got -0.1"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

@@ -15,7 +15,13 @@ from ldm_text.evaluation.bench_meters import (
     matrix_product_peak,
     peak_memory,
 )
-from ldm_text.evaluation.bench_report import growth_with_batch, growth_with_calls
+from ldm_text.evaluation.bench_report import (
+    growth_with_batch,
+    growth_with_calls,
+    growth_with_length,
+)
+from ldm_text.evaluation.sweep_options import SweepPoint
+from ldm_text.evaluation.timing import Stopwatch
 
 CPU = torch.device("cpu")
 SIZES = {"hidden_dim": 32, "num_layers": 1, "num_heads": 2}
@@ -88,7 +94,7 @@ def test_each_setting_is_timed_at_each_batch_size(main, folders):
     assert len(result["growth_with_batch"]) == 4
     assert result["cold_start_seconds"] == dict.fromkeys(["latent", "autoregressive", "masked"])
     lines = printed.splitlines()
-    assert lines[0].split()[:5] == ["generator", "batch", "seconds", "first", "tokens/s"]
+    assert lines[0].split()[:6] == ["generator", "batch", "length", "seconds", "first", "tokens/s"]
     assert len(lines) == 1 + len(rows)
     assert lines[1].startswith("latent (2 steps")
 
@@ -175,6 +181,7 @@ def test_operations_are_those_of_the_matrix_products(make_token_pipeline):
 
 def test_the_time_of_a_call_grows_linearly_with_its_calls():
     fixed = {"generator": "a", "guidance_scale": None, "sampling": {}, "batch_size": 8}
+    fixed["length_tokens"] = None
     rows = [
         fixed | {"num_inference_steps": n, "network_calls": n, "seconds": 0.5 + 0.25 * n}
         for n in (2, 4, 8)
@@ -186,9 +193,57 @@ def test_the_time_of_a_call_grows_linearly_with_its_calls():
 
 def test_the_time_of_a_text_falls_with_the_batch():
     fixed = {"generator": "a", "num_inference_steps": 4, "guidance_scale": None, "sampling": {}}
+    fixed["length_tokens"] = None
     rows = [fixed | {"batch_size": n, "seconds": s} for n, s in ((1, 1.0), (8, 2.0))]
     (growth,) = growth_with_batch(rows)
     assert growth["relative_seconds_per_text"] == {1: 1.0, 8: 0.25}
+
+
+def test_the_time_of_a_token_grows_with_the_length():
+    fixed = {"generator": "a", "num_inference_steps": 4, "guidance_scale": None, "sampling": {}}
+    fixed["batch_size"] = 8
+    rows = [fixed | {"length_tokens": n, "seconds": s} for n, s in ((32, 1.0), (64, 3.0))]
+    (growth,) = growth_with_length(rows)
+    assert growth["seconds_by_length"] == {32: 1.0, 64: 3.0}
+    assert growth["relative_seconds_per_token"] == {32: 1.0, 64: 1.5}
+    assert growth_with_length(rows[:1]) == []
+
+
+def test_texts_of_a_length_have_exactly_so_many_tokens(main, folders):
+    """The trained length is 16; the others differ from it in both directions."""
+    code, printed, error = main("bench", *options(folders, lengths="[8,32]", batch_sizes="[3]"))
+    assert code == 0, error
+    result = json.loads((folders / "bench.json").read_text())
+    found = [(row["generator"], row["length_tokens"]) for row in result["rows"]]
+    assert found[:4] == [("latent", 8), ("latent", 32)] * 2  # at 2 and at 4 steps
+    assert found[4:] == [(name, n) for name in ("autoregressive", "masked") for n in (8, 32)]
+    for row in result["rows"]:
+        calls = row["tokens_per_second"] * row["seconds"] / row["length_tokens"]
+        assert calls == pytest.approx(3, rel=0.5)  # medians and sums of two calls
+        if row["generator"] == "autoregressive":
+            assert row["network_calls"] == row["length_tokens"]
+    assert len(result["growth_with_length"]) == 4
+    assert [line.split()[-7] for line in printed.splitlines()[1:3]] == ["8", "32"]
+
+
+@pytest.mark.parametrize("model_class", [AutoregressiveModel, MaskedDiffusionModel, None])
+def test_the_end_is_forbidden_where_texts_have_a_length(
+    make_pipeline, make_token_pipeline, model_class
+):
+    pipeline = make_pipeline() if model_class is None else make_token_pipeline(model_class)
+    point = SweepPoint(2 if model_class is not AutoregressiveModel else None, None, {}, (0,))
+    stopwatch = Stopwatch(pipeline, [None], point, "float32", 24)
+    assert stopwatch.time_batch(5, seed=0).num_tokens == 5 * 24
+    assert pipeline.config.max_length_tokens == 16  # as it was
+
+
+def test_a_length_that_a_pipeline_cannot_write_is_refused(main, folders):
+    code, printed, error = main("bench", *options(folders, lengths="[7]"))
+    assert (code, printed) == (2, "")
+    assert "Generator `latent`: `max_length_tokens` must be a positive multiple" in error
+    code, _, error = main("bench", *options(folders, lengths="[0]"))
+    assert code == 2
+    assert "`--lengths` must be 1 or larger, got [0]" in error
 
 
 def test_peak_memory_is_what_a_call_takes():

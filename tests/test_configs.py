@@ -30,8 +30,8 @@ BASELINES = sorted(
 NAMES = [str(path.relative_to(CONFIGS)) for path in FILES]
 
 
-OVERLAYS = ("tiny", "e2e_distilled", "e2e_small", "e2e_small_distilled", "tinystories_small")
-OVERLAYS += ("e2e_infill", "e2e_teacher", "paradetox_autoregressive")
+OVERLAYS = ("tiny", "e2e_distilled", "e2e_small", "e2e_small_distilled", "e2e_small_muon")
+OVERLAYS += ("tinystories_small", "e2e_infill", "e2e_teacher", "paradetox_autoregressive")
 REWRITING = ("bible_kjv_bbe", "onestopenglish", "rewriting", "wikisplit")  # upon ParaDetox
 TOKENS = {"e2e": (64, 44), "tinystories": (64, 0)}  # of a row: text and source
 
@@ -64,6 +64,9 @@ def config_options(path):
         return ["-c", path.with_name("paradetox.yaml"), "-c", path]
     if path.stem not in OVERLAYS:
         return ["-c", path]
+    if path.stem in ("e2e_small_distilled", "e2e_small_muon"):
+        files = (path.with_name("e2e.yaml"), path.with_name("e2e_small.yaml"), path)
+        return [option for file in files for option in ("-c", file)]
     name = "tinystories.yaml" if path.stem.startswith("tinystories") else "e2e.yaml"
     if path.parent.name == "baselines":
         name = "e2e_autoregressive.yaml"
@@ -163,6 +166,30 @@ def test_distillation_changes_the_data_alone(parse):
         config["trainer"].pop("max_steps")
         config["trainer"]["logger"]["init_args"].pop("version")
     assert plain == distilled
+
+
+def test_the_small_distillation_changes_texts_and_optimizer_alone(parse):
+    """But for texts, optimizer, and where the run is kept, it is the run of the compared model."""
+    plain, distilled, released = (
+        parse(CONFIGS / "denoiser" / f"{name}.yaml")
+        for name in ("e2e_small", "e2e_small_distilled", "e2e_small_muon")
+    )
+    configs, texts, optimizers = (plain, distilled, released), [], []
+    for config in configs:
+        corpus = config["data"]["init_args"]["corpus"]["init_args"]
+        texts.append((corpus.pop("generated"), corpus.pop("train_on")))
+        optimizers.append(config["model"]["init_args"].pop("optimizer"))
+        config["trainer"].pop("max_steps")
+        config["trainer"]["logger"]["init_args"].pop("version")
+    assert texts == [
+        (None, "train"),
+        ("generated/e2e_small.jsonl", "generated"),
+        ("generated/e2e_small_60k.jsonl", "generated"),
+    ]
+    assert optimizers[0] == optimizers[1]
+    assert optimizers[2]["class_path"] == "autoencoder.MuonWithAdamW"
+    assert optimizers[2]["init_args"]["lr"] == optimizers[0]["init_args"]["lr"]
+    assert plain == distilled == released
 
 
 def test_infilling_changes_the_denoiser_alone(parse):

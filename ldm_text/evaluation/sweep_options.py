@@ -87,12 +87,12 @@ class GeneratorOptions:
     Args:
         name: What tables and plots call it.
         pipeline: Folder of the pipeline.
-        sweeps: Settings to measure, one sweep after the other.
+        sweeps: Settings to measure, one sweep after the other; null is the pipeline's own setting.
     """
 
     name: str
     pipeline: Path
-    sweeps: tuple[SweepOptions, ...] = (SweepOptions(),)
+    sweeps: tuple[SweepOptions, ...] | None = None
 
     def points(self, seeds: Sequence[int]) -> list[SweepPoint]:
         """List all settings, each once.
@@ -103,7 +103,8 @@ class GeneratorOptions:
         Raises:
             ValueError: If there are none, or a sweep has no values for an option.
         """
-        points = [point for sweep in self.sweeps for point in sweep.points(seeds)]
+        sweeps = (SweepOptions(),) if self.sweeps is None else self.sweeps
+        points = [point for sweep in sweeps for point in sweep.points(seeds)]
         if not points:
             raise ValueError("`sweeps` must hold at least one sweep, got none.")
         return [point for index, point in enumerate(points) if point not in points[:index]]
@@ -116,7 +117,7 @@ class BenchOptions(GeneratorOptions):
     Args:
         name: What tables call it.
         pipeline: Folder of the pipeline.
-        sweeps: Settings to time, one sweep after the other.
+        sweeps: Settings to time, one sweep after the other; null is the pipeline's own setting.
         compile: Compile its networks, of a latent pipeline.
     """
 

@@ -5,6 +5,7 @@ import time
 
 import pytest
 import torch
+import yaml
 
 from ldm_text.baselines import AutoregressiveModel, MaskedDiffusionModel
 from ldm_text.baselines.pipeline import TokenPipeline
@@ -114,6 +115,13 @@ def test_options_out_of_range_are_refused(main, folders, changes, message):
     assert (code, printed) == (2, "")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_the_configuration_can_be_printed(main, folders):
+    code, printed, error = main("bench", *options(folders), "--print_config")
+    assert (code, error) == (0, "")
+    generators = yaml.safe_load(printed)["generators"]
+    assert [generator["sweeps"] is None for generator in generators] == [False, True, True]
 
 
 def test_a_setting_that_a_pipeline_refuses_is_refused_before_the_timing(main, folders):

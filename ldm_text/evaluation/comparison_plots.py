@@ -29,7 +29,7 @@ COLOURS = (
     "#7d8a2e",
     "#6b7f94",
 )
-MARKERS = "osD^vPX<>pd"
+MARKERS = "osD^vPX<>p"  # one fewer than colours: pairs come back after 110 generators
 LINES = ("solid", "dashed", "dotted", "dashdot")  # of one generator
 CONTROL_LINES = ("dashed", "dotted", "dashdot", (0, (1, 3)))
 CONTROL_MARKERS = "*PXD"

@@ -17,12 +17,7 @@ from ldm_text.evaluation.bench_meters import (
     matrix_product_peak,
     peak_memory,
 )
-from ldm_text.evaluation.bench_report import (
-    describe_rows,
-    growth_with_batch,
-    growth_with_calls,
-    growth_with_length,
-)
+from ldm_text.evaluation.bench_report import describe_rows, growth_with, growth_with_calls
 from ldm_text.evaluation.compare import check_generators
 from ldm_text.evaluation.comparison import fill_in
 from ldm_text.evaluation.comparison_table import write_json
@@ -192,8 +187,8 @@ def bench(
         },
         "rows": rows,
         "growth_with_calls": growth_with_calls(rows),
-        "growth_with_batch": growth_with_batch(rows),
-        "growth_with_length": growth_with_length(rows),
+        "growth_with_batch": growth_with(rows, "batch_size", "text"),
+        "growth_with_length": growth_with(rows, "length_tokens", "token"),
     }
     write_json(output, result)
     sys.stdout.write(describe_rows(rows))

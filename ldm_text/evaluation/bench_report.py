@@ -16,86 +16,60 @@ SETTING = (
 )
 
 
-def setting_of(row: dict[str, Any], *left_out: str) -> str:
-    """Name what was timed, apart from some fields, so that rows can be grouped."""
-    return json.dumps({name: row[name] for name in SETTING if name not in left_out})
+def setting_of(row: dict[str, Any], field: str) -> dict[str, Any]:
+    """Tell how a row was timed, apart from one field."""
+    return {name: row[name] for name in SETTING if name != field}
+
+
+def groups_of(rows: list[dict[str, Any]], field: str) -> list[list[dict[str, Any]]]:
+    """Put rows together that were timed alike but for one field."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(json.dumps(setting_of(row, field)), []).append(row)
+    return list(groups.values())
 
 
 def growth_with_calls(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Fit ``seconds = fixed + calls * each`` where a generator was timed at several step numbers.
 
     Returns:
-        ``generator``, ``batch_size``, ``seconds_fixed`` and ``seconds_per_call`` of each.
+        The setting, ``seconds_fixed`` and ``seconds_per_call`` of each.
     """
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(setting_of(row, "num_inference_steps"), []).append(row)
     fits = []
-    for group in groups.values():
+    for group in groups_of(rows, "num_inference_steps"):
         calls = [row["network_calls"] for row in group]
         if len(set(calls)) < 2:
             continue
         slope, intercept = linear_regression(calls, [row["seconds"] for row in group])
         fits.append(
-            {
-                name: group[0][name]
-                for name in SETTING
-                if name not in ("num_inference_steps", "sampling")
-            }
+            setting_of(group[0], "num_inference_steps")
             | {"seconds_fixed": intercept, "seconds_per_call": slope}
         )
     return fits
 
 
-def growth_with_batch(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Compare the time of each batch size with that of the smallest one.
+def growth_with(rows: list[dict[str, Any]], field: str, unit: str) -> list[dict[str, Any]]:
+    """Compare the time at each value of a field with that at the smallest one.
+
+    Args:
+        rows: What was timed.
+        field: ``batch_size`` or ``length_tokens``; rows where it is ``None`` are left out.
+        unit: What there are so many of, ``text`` or ``token``.
 
     Returns:
-        For each setting ``seconds_by_batch_size``, and ``relative_seconds_per_text``: 1 where a
-        larger batch saves nothing.
+        For each setting its seconds by value, ``seconds_by_FIELD``, and
+        ``relative_seconds_per_UNIT``: 1 where larger values save nothing.
     """
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(setting_of(row, "batch_size"), []).append(row)
     growth = []
-    for group in groups.values():
-        first = min(group, key=lambda row: row["batch_size"])
-        alone = first["seconds"] / first["batch_size"]
+    for group in groups_of([row for row in rows if row[field] is not None], field):
+        first = min(group, key=lambda row: row[field])
+        alone = first["seconds"] / first[field]
         growth.append(
-            {name: first[name] for name in SETTING if name not in ("batch_size", "sampling")}
+            setting_of(first, field)
             | {
-                "seconds_by_batch_size": {row["batch_size"]: row["seconds"] for row in group},
-                "relative_seconds_per_text": {
-                    row["batch_size"]: row["seconds"] / row["batch_size"] / alone for row in group
-                },
-            }
-        )
-    return growth
-
-
-def growth_with_length(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Compare the time of each length with that of the shortest one.
-
-    Returns:
-        For each setting and batch size that was timed at several lengths ``seconds_by_length``, and
-        ``relative_seconds_per_token``: 1 where the time grows as the length does.
-    """
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(setting_of(row, "length_tokens"), []).append(row)
-    growth = []
-    for group in groups.values():
-        if len(group) < 2:
-            continue
-        first = min(group, key=lambda row: row["length_tokens"])
-        alone = first["seconds"] / first["length_tokens"]
-        growth.append(
-            {name: first[name] for name in SETTING if name not in ("length_tokens", "sampling")}
-            | {
-                "seconds_by_length": {row["length_tokens"]: row["seconds"] for row in group},
-                "relative_seconds_per_token": {
-                    row["length_tokens"]: row["seconds"] / row["length_tokens"] / alone
-                    for row in group
+                f"seconds_by_{field}": {row[field]: row["seconds"] for row in group},
+                f"relative_seconds_per_{unit}": {
+                    row[field]: row["seconds"] / row[field] / alone for row in group
                 },
             }
         )

@@ -16,11 +16,7 @@ from ldm_text.evaluation.bench_meters import (
     matrix_product_peak,
     peak_memory,
 )
-from ldm_text.evaluation.bench_report import (
-    growth_with_batch,
-    growth_with_calls,
-    growth_with_length,
-)
+from ldm_text.evaluation.bench_report import growth_with, growth_with_calls
 from ldm_text.evaluation.sweep_options import SweepPoint
 from ldm_text.evaluation.timing import Stopwatch
 
@@ -203,7 +199,7 @@ def test_the_time_of_a_text_falls_with_the_batch():
     fixed = {"generator": "a", "num_inference_steps": 4, "guidance_scale": None, "sampling": {}}
     fixed["length_tokens"] = None
     rows = [fixed | {"batch_size": n, "seconds": s} for n, s in ((1, 1.0), (8, 2.0))]
-    (growth,) = growth_with_batch(rows)
+    (growth,) = growth_with(rows, "batch_size", "text")
     assert growth["relative_seconds_per_text"] == {1: 1.0, 8: 0.25}
 
 
@@ -211,10 +207,13 @@ def test_the_time_of_a_token_grows_with_the_length():
     fixed = {"generator": "a", "num_inference_steps": 4, "guidance_scale": None, "sampling": {}}
     fixed["batch_size"] = 8
     rows = [fixed | {"length_tokens": n, "seconds": s} for n, s in ((32, 1.0), (64, 3.0))]
-    (growth,) = growth_with_length(rows)
-    assert growth["seconds_by_length"] == {32: 1.0, 64: 3.0}
+    (growth,) = growth_with(rows, "length_tokens", "token")
+    assert growth["seconds_by_length_tokens"] == {32: 1.0, 64: 3.0}
     assert growth["relative_seconds_per_token"] == {32: 1.0, 64: 1.5}
-    assert growth_with_length(rows[:1]) == []
+    assert (
+        growth_with([fixed | {"length_tokens": None, "seconds": 1.0}], "length_tokens", "token")
+        == []
+    )
 
 
 def test_texts_of_a_length_have_exactly_so_many_tokens(main, folders):

@@ -116,6 +116,7 @@ class LogTexts(KeepFirstBatch):
             default_guider(sampling.guidance_scale),
             *lengths,
             num_inference_steps=sampling.num_inference_steps,
+            source_separator=datamodule.corpus.source_separator,
         )
 
     def generations(self, module: LitDenoiser | LitTokenModel, datamodule: Any) -> str:

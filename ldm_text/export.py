@@ -20,7 +20,7 @@ from ldm_text.baselines.pipeline import TokenPipeline
 from ldm_text.baselines.self_distillation_training import LitSelfDistillation
 from ldm_text.baselines.training import LitTokenModel
 from ldm_text.checksums import CHECKSUMS, write_checksums
-from ldm_text.data.labels import labels_of_training
+from ldm_text.data.labels import corpus_option, labels_of_training
 from ldm_text.parsers import check_nesting
 from ldm_text.pipeline import LatentTextPipeline, default_guider
 from ldm_text.tokenizer import load_tokenizer
@@ -180,6 +180,7 @@ def export(
             1.0 if clamp_start is None else clamp_start,
             sampling.num_inference_steps if num_inference_steps is None else num_inference_steps,
             label_options,
+            corpus_option("source_separator", trained),
         )
         pipeline.check_inputs(None, 1, pipeline.default_num_inference_steps)
         parts = {"autoencoder": autoencoder, "denoiser": denoiser}

@@ -28,6 +28,7 @@ from ldm_text.generation import GenerationOutput, Generators
 from ldm_text.known_tokens import KnownTokens
 from ldm_text.labels import labelled_prompts, labels_of
 from ldm_text.prompts import check_prompts
+from ldm_text.source_fields import SourceFields
 from ldm_text.stopping import token_patience
 from ldm_text.text_latents import TextLatents
 from ldm_text.token_control import TokenControl
@@ -74,10 +75,12 @@ class LatentTextPipeline(TextLatents, Compilable, DiffusionPipeline):
         clamp_start: float = 1.0,
         num_inference_steps: int = 16,
         labels: dict[str, Any] | None = None,
+        source_separator: str | None = None,
     ) -> None:
         super().__init__()
         check_components(tokenizer, autoencoder, denoiser)
         check_lengths(autoencoder, max_length_tokens, max_source_length_tokens)
+        SourceFields(source_separator)
         self.register_modules(
             tokenizer=tokenizer,
             autoencoder=autoencoder,
@@ -91,6 +94,7 @@ class LatentTextPipeline(TextLatents, Compilable, DiffusionPipeline):
             clamp_start=clamp_start,
             num_inference_steps=num_inference_steps,
             labels=labels,
+            source_separator=source_separator,
         )
         labels_of(self.config)
         self.classifiers: dict[str, LatentClassifier] = {}

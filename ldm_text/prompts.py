@@ -3,7 +3,7 @@
 from transformers import PreTrainedTokenizerFast
 
 from ldm_text.generation import Generators
-from ldm_text.tokenizer import encode_text
+from ldm_text.source_fields import SourceFields
 
 
 def check_prompts(prompts: list[str | None], num_samples: int, generator: Generators) -> None:
@@ -35,6 +35,7 @@ def tokenize_prompts(
     prompts: list[str | None],
     max_source_length_tokens: int,
     truncate: bool = False,
+    fields: SourceFields | None = None,
 ) -> list[list[int]]:
     """Tokenize source texts, each closed by the end token; ``None`` has no tokens at all.
 
@@ -43,6 +44,7 @@ def tokenize_prompts(
         prompts: One entry a row; ``None`` means no source.
         max_source_length_tokens: Longest source, its end token included.
         truncate: Cut what is longer instead of refusing it.
+        fields: How their fields are padded; by default they have none.
 
     Raises:
         ValueError: If a prompt is too long.
@@ -51,12 +53,12 @@ def tokenize_prompts(
     # A character of a text is at least one of a token's: what is longer than this has too many
     # tokens, and they need not be counted, which takes 100 times the memory of the text.
     max_characters = max_source_length_tokens * max(map(len, tokenizer.get_vocab()))
-    rows = []
+    rows, fields = [], fields or SourceFields()
     for index, prompt in enumerate(prompts):
         if prompt is None:
             rows.append([])
             continue
-        ids = encode_text(tokenizer, prompt[:max_characters])
+        ids = fields.encode(tokenizer, [prompt[:max_characters]])[0]
         if len(ids) > limit and not truncate:
             count = len(ids) if len(prompt) <= max_characters else f"more than {limit}"
             raise ValueError(

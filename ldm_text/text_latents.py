@@ -12,6 +12,7 @@ from denoiser.infilling import KnownLatents, encode_known
 from ldm_text.known_tokens import KnownTokens
 from ldm_text.labels import check_labels, labels_of
 from ldm_text.prompts import tokenize_prompts
+from ldm_text.source_fields import SourceFields
 
 
 class TextLatents:
@@ -20,7 +21,7 @@ class TextLatents:
     Attributes:
         tokenizer: Texts to token ids.
         autoencoder: Token ids to latents.
-        config: Has ``max_length_tokens`` and ``max_source_length_tokens``.
+        config: Has ``max_length_tokens``, ``max_source_length_tokens``, ``source_separator``.
         device: Where the networks are.
         shapes: Shapes that the networks run at, if they are compiled.
     """
@@ -41,7 +42,10 @@ class TextLatents:
         """
         check_labels(labels_of(self.config), prompts)
         limit = self.config.max_source_length_tokens
-        return tokenize_prompts(self.tokenizer, prompts, limit, truncate)
+        fields = SourceFields(
+            self.config.source_separator, self.autoencoder.config.tokens_per_latent
+        )
+        return tokenize_prompts(self.tokenizer, prompts, limit, truncate, fields)
 
     def encode_prompts(
         self, prompts: list[str | None], truncate: bool = False
@@ -57,9 +61,8 @@ class TextLatents:
             max(map(len, rows)), config.tokens_per_latent, self.config.max_source_length_tokens
         )
         padded = [row + [config.pad_token_id] * (width - len(row)) for row in rows]
-        lengths = torch.tensor([len(row) for row in rows], device=self.device)
-        attention_mask = torch.arange(width, device=self.device) < lengths[:, None]
         ids = torch.tensor(padded, device=self.device)
+        attention_mask = ids != config.pad_token_id
         latents = self.shapes.run(self.autoencoder.encode, ids, attention_mask)
         known_mask = self.autoencoder.latent_mask(attention_mask)
         return self.autoencoder.statistics.standardize(latents), known_mask

@@ -47,10 +47,8 @@ class TokenBatch:
 
 
 def right_aligned(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Move the real tokens of each row of ``(B, K)`` to its right end."""
-    width = ids.shape[1]
-    shift = width - mask.sum(dim=1, keepdim=True)
-    order = (torch.arange(width, device=ids.device) - shift) % width
+    """Move the real tokens of each row of ``(B, K)`` to its right end, gaps before them."""
+    order = mask.byte().argsort(dim=1, stable=True)
     return ids.gather(1, order), mask.gather(1, order)
 
 

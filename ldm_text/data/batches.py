@@ -80,7 +80,8 @@ class RecordRows(Dataset):
         is_text = positions < ends
         ids[is_text] = column.ids[positions[is_text]]
         ids[positions == ends] = self.end_token_id
-        return torch.from_numpy(ids), torch.from_numpy(positions <= ends)
+        is_real = (ids != self.pad_token_id) | (positions == ends)  # fields may be padded
+        return torch.from_numpy(ids), torch.from_numpy(is_real)
 
 
 def column_reader(column: TokenColumn) -> ReadAhead | None:

@@ -9,6 +9,7 @@ from typing import Literal
 from ldm_text.data.labels import RecordLabels
 from ldm_text.data.readers import data_fingerprint
 from ldm_text.data.records import TextRecord, read_records
+from ldm_text.source_fields import SourceFields
 
 
 class Corpus:
@@ -23,6 +24,9 @@ class Corpus:
             A record's own hash decides, so that it stays on its side when others are added.
         text_field: Field that holds the text to model.
         source_field: Field that holds the text to condition on; None for none.
+        source_separator: What stands at the end of a field of a source, such as ``],``: each field
+            then begins with a latent of its own, and what is padded before it counts as length.
+            Both stages need the same; baselines, which see tokens, lose the padding again.
         labels: Where the labels of the texts are: ``LabelField`` or ``TextFieldLabels``. A label is
             written into the source, as its first line; None for none.
         generated: Texts that a teacher wrote for the training sources, a file of ``ldm-text
@@ -40,6 +44,7 @@ class Corpus:
         validation_fraction: float = 0.02,
         text_field: str = "text",
         source_field: str | None = None,
+        source_separator: str | None = None,
         labels: RecordLabels | None = None,
         generated: str | None = None,
         train_on: Literal["train", "generated", "both"] = "train",
@@ -59,11 +64,17 @@ class Corpus:
             raise ValueError("`generated` needs a `source_field`: a teacher writes for sources.")
         if generated is not None and labels is not None:
             raise ValueError("`generated` excludes `labels`: a teacher's texts have none.")
+        if source_separator is not None and source_field is None:
+            raise ValueError(
+                f"`source_separator` needs a `source_field`, got {source_separator!r} without one."
+            )
+        SourceFields(source_separator)  # checks it
         self.train = train
         self.validation = validation
         self.validation_fraction = validation_fraction
         self.text_field = text_field
         self.source_field = source_field
+        self.source_separator = source_separator
         self.labels = labels
         self.generated = generated
         self.train_on = train_on

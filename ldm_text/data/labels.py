@@ -67,14 +67,23 @@ class TextFieldLabels:
 RecordLabels = LabelField | TextFieldLabels
 
 
+def corpus_option(name: str, data_options: Mapping[str, Any]) -> Any:
+    """Return an option of the corpus of a training, ``None`` if it was not given.
+
+    Args:
+        name: Name of the option.
+        data_options: Options of its ``TextDataModule``, as the configuration of the run has them.
+    """
+    return ((data_options.get("corpus") or {}).get("init_args") or {}).get(name)
+
+
 def labels_of_training(data_options: Mapping[str, Any]) -> Labels | None:
     """Return the labels that a training wrote into its sources.
 
     Args:
         data_options: Options of its ``TextDataModule``, as the configuration of the run has them.
     """
-    corpus = data_options.get("corpus") or {}
-    entry = (corpus.get("init_args") or {}).get("labels")
+    entry = corpus_option("labels", data_options)
     if entry is None:
         return None
     classes = {label_class.__name__: label_class for label_class in (LabelField, TextFieldLabels)}

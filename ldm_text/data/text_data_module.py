@@ -23,6 +23,7 @@ from ldm_text.data.token_cache import (
     open_token_cache,
 )
 from ldm_text.data.tokenization import build_token_cache
+from ldm_text.source_fields import SourceFields
 from ldm_text.tokenizer import load_tokenizer
 
 Part = Literal["train", "validation"]
@@ -222,12 +223,13 @@ class TextDataModule(lightning.LightningDataModule):
             max_source_length_tokens=self.max_source_length_tokens,
             previous_as_source=self.previous_as_source,
         )
-        folder = self.cache_dir / cache_key(fingerprint, self.tokenizer, policy)
+        fields = SourceFields(self.corpus.source_separator, self.tokens_per_latent)
+        folder = self.cache_dir / cache_key(fingerprint, self.tokenizer, policy, fields)
         if not folder.is_dir():
             logger.info("Tokenizing the %s set into %s.", part, folder)
             records = corpus.train_records() if is_train else corpus.validation_records()
             name = corpus.train if is_train else corpus.validation or f"{corpus.train} (held out)"
-            build_token_cache(folder, records, self.tokenizer, policy, name)
+            build_token_cache(folder, records, self.tokenizer, policy, name, fields)
         return folder
 
     def _check_arguments(self) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from ldm_text.data.length_policy import LengthPolicy
+from ldm_text.source_fields import SourceFields
 
 # Part of every key: raise it when the layout of the files or the meaning of a row changes.
 CACHE_FORMAT = 1
@@ -63,16 +64,23 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("LDM_TEXT_CACHE") or "~/.cache/ldm-text").expanduser()
 
 
-def cache_key(fingerprint: str, tokenizer: PreTrainedTokenizerFast, policy: LengthPolicy) -> str:
+def cache_key(
+    fingerprint: str,
+    tokenizer: PreTrainedTokenizerFast,
+    policy: LengthPolicy,
+    fields: SourceFields | None = None,
+) -> str:
     """Return the name of a cache folder: a hash of all that decides its content.
 
     Args:
         fingerprint: Hash of the records, as ``Corpus`` gives it.
         tokenizer: Tokenizer of the cache.
         policy: Length options of the cache.
+        fields: How fields of sources are padded; by default they have none.
     """
     options = (policy.long_texts, policy.max_length_tokens, policy.max_source_length_tokens)
     parts = [CACHE_FORMAT, fingerprint, *options, policy.previous_as_source]
+    parts += (fields or SourceFields()).key
     digest = hashlib.sha256(json.dumps(parts).encode())
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
     return digest.hexdigest()[:32]

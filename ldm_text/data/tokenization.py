@@ -19,6 +19,7 @@ from ldm_text.data.length_policy import LengthPolicy, TokenRow
 from ldm_text.data.records import TextRecord
 from ldm_text.data.sole_builder import sole_builder
 from ldm_text.data.token_cache import META
+from ldm_text.source_fields import SourceFields
 from ldm_text.tokenizer import encode_texts
 
 MAX_BATCH_RECORDS = 1024
@@ -36,6 +37,7 @@ def build_token_cache(
     tokenizer: PreTrainedTokenizerFast,
     policy: LengthPolicy,
     name: str,
+    fields: SourceFields | None = None,
 ) -> None:
     """Tokenize records into a folder that appears only when it is complete.
 
@@ -48,6 +50,7 @@ def build_token_cache(
         tokenizer: Tokenizer to use.
         policy: What to do with long texts.
         name: Names the data in messages.
+        fields: How fields of sources are padded; by default they have none.
 
     Raises:
         ValueError: If no row remains, or a text is too long for the policy.
@@ -56,7 +59,7 @@ def build_token_cache(
         if folder.is_dir():
             return
         try:
-            _build(partial, records, tokenizer, policy, name)
+            _build(partial, records, tokenizer, policy, name, fields or SourceFields())
         except ValueError:
             shutil.rmtree(partial, ignore_errors=True)  # other data or options have another name
             raise
@@ -69,6 +72,7 @@ def _build(
     tokenizer: PreTrainedTokenizerFast,
     policy: LengthPolicy,
     name: str,
+    fields: SourceFields,
 ) -> None:
     """Write the files of a cache, from the place that an earlier process came to."""
     progress = _read_progress(folder)
@@ -82,7 +86,7 @@ def _build(
     with contextlib.ExitStack() as files:
         columns = _Columns(files, folder, tokenizer, progress)
         for number, batch in enumerate(_read_ahead(remaining), start=1):
-            columns.append(*_tokenize(batch, tokenizer, policy, name, num_records))
+            columns.append(*_tokenize(batch, tokenizer, policy, name, num_records, fields))
             num_records += len(batch)
             if number % BATCHES_PER_SAVE == 0:
                 counts = {count: getattr(policy, count) for count in COUNTS}
@@ -213,12 +217,13 @@ def _tokenize(
     policy: LengthPolicy,
     name: str,
     num_before: int,
+    fields: SourceFields,
 ) -> tuple[list[TokenRow], list[int | None]]:
     """Return the rows of a batch of records, and the label of each row."""
     texts = encode_texts(tokenizer, [record.text for record in batch])
     sources: list[list[int] | None] = [None] * len(batch)
     if batch[0].source is not None:
-        sources = list(encode_texts(tokenizer, [record.source or "" for record in batch]))
+        sources = list(fields.encode(tokenizer, [record.source or "" for record in batch]))
     rows: list[TokenRow] = []
     labels: list[int | None] = []
     for number, ids in enumerate(zip(texts, sources, strict=True), start=num_before + 1):

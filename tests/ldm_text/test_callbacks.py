@@ -42,7 +42,10 @@ def generate_texts(pipeline, toy_tokenizer, row_batch):
     )
     module.log = lambda name, value, **_: logged.update({name: value})
     datamodule = SimpleNamespace(
-        tokenizer=toy_tokenizer, max_length_tokens=16, max_source_length_tokens=24
+        tokenizer=toy_tokenizer,
+        max_length_tokens=16,
+        max_source_length_tokens=24,
+        corpus=SimpleNamespace(source_separator=None),
     )
 
     def run(batch=row_batch, **options):

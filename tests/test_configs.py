@@ -30,7 +30,8 @@ BASELINES = sorted(
 NAMES = [str(path.relative_to(CONFIGS)) for path in FILES]
 
 
-OVERLAYS = ("tiny", "e2e_distilled", "e2e_small", "e2e_small_distilled", "e2e_small_muon")
+UPON_SMALL = ("e2e_small_distilled", "e2e_small_fields", "e2e_small_muon")
+OVERLAYS = ("tiny", "e2e_distilled", "e2e_small", *UPON_SMALL)
 OVERLAYS += ("tinystories_small", "e2e_infill", "e2e_teacher", "paradetox_autoregressive")
 REWRITING = ("bible_kjv_bbe", "onestopenglish", "rewriting", "wikisplit")  # upon ParaDetox
 TOKENS = {"e2e": (64, 44), "tinystories": (64, 0)}  # of a row: text and source
@@ -64,7 +65,7 @@ def config_options(path):
         return ["-c", path.with_name("paradetox.yaml"), "-c", path]
     if path.stem not in OVERLAYS:
         return ["-c", path]
-    if path.stem in ("e2e_small_distilled", "e2e_small_muon"):
+    if path.stem in UPON_SMALL:
         files = (path.with_name("e2e.yaml"), path.with_name("e2e_small.yaml"), path)
         return [option for file in files for option in ("-c", file)]
     name = "tinystories.yaml" if path.stem.startswith("tinystories") else "e2e.yaml"
@@ -190,6 +191,29 @@ def test_the_small_distillation_changes_texts_and_optimizer_alone(parse):
     assert optimizers[2]["class_path"] == "autoencoder.MuonWithAdamW"
     assert optimizers[2]["init_args"]["lr"] == optimizers[0]["init_args"]["lr"]
     assert plain == distilled == released
+
+
+def test_fields_of_sources_are_the_same_in_both_stages(parse):
+    """But for them and the recipe of the denoiser, the stages are those of the compared model."""
+    for stage in STAGES:
+        plain, fields = (
+            parse(CONFIGS / stage / f"{name}.yaml") for name in ("e2e_small", "e2e_small_fields")
+        )
+        data = fields["data"]["init_args"]
+        assert data["corpus"]["init_args"].pop("source_separator") == "],"
+        assert plain["data"]["init_args"]["corpus"]["init_args"].pop("source_separator") is None
+        assert data.pop("max_source_length_tokens") == 60
+        assert plain["data"]["init_args"].pop("max_source_length_tokens") == 44
+        for config in (plain, fields):
+            if stage == "denoiser":
+                corpus = config["data"]["init_args"]["corpus"]["init_args"]
+                corpus.pop("generated"), corpus.pop("train_on")
+                config["model"]["init_args"].pop("optimizer")
+                config["model"]["init_args"]["autoencoder"]["init_args"].pop("path")
+                config["model"]["init_args"]["denoiser"]["init_args"].pop("prediction_type")
+                config["trainer"].pop("max_steps")
+            config["trainer"]["logger"]["init_args"].pop("version")
+        assert plain == fields
 
 
 def test_infilling_changes_the_denoiser_alone(parse):

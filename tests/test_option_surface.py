@@ -12,7 +12,16 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 STORED = Path(__file__).with_name("option_surface")
-OVERLAYS = ("_consistency", "_distilled", "_flow_map", "_infill", "_muon", "_small", "_teacher")
+OVERLAYS = (
+    "_consistency",
+    "_distilled",
+    "_fields",
+    "_flow_map",
+    "_infill",
+    "_muon",
+    "_small",
+    "_teacher",
+)
 NAMES = [
     f"{folder}/{path.stem}"
     for folder in ("autoencoder", "denoiser", "baselines", "distillation")

@@ -147,6 +147,12 @@ def check_latent_pipeline_folder(folder: Path) -> None:
             f"`{folder / 'model_index.json'}`: `clamp_start` must be a number between 0 and 1, "
             f"got {clamp_start}."
         )
+    separator = index.get("source_separator")
+    if separator is not None and (type(separator) is not str or not separator):
+        raise ValueError(
+            f"`{folder / 'model_index.json'}`: `source_separator` must be text or null, "
+            f"got {separator!r}."
+        )
     scheduler = folder / "scheduler" / LATENT_COMPONENT_FILES["scheduler"]
     for name in ("shift", "flow_shift"):
         value = read_options(scheduler).get(name, 1.0)

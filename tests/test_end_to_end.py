@@ -48,6 +48,7 @@ def trained(folder, call_main):
         files = ["-c", CONFIGS / stage / "e2e.yaml", "-c", CONFIGS / stage / "tiny.yaml"]
         lengths = ["max_length_tokens", 64, "max_source_length_tokens", 48, "batch_size", 32]
         data = [f"--data.init_args.{part}" if isinstance(part, str) else part for part in lengths]
+        data += ["--data.init_args.corpus.init_args.source_separator", "],"]
         trainer = ["--trainer.max_steps", max_steps, "--trainer.val_check_interval", 4]
         limits = ["--trainer.limit_val_batches", 2, "--trainer.log_every_n_steps", 1]
         tokenizer = ["--data.init_args.tokenizer", "tokenizer"]
@@ -179,9 +180,10 @@ def test_an_export_keeps_both_configurations_and_reports_the_training(exported, 
         assert report["parameters"][name] == expected
 
 
-def test_an_export_takes_tokenizer_and_lengths_from_the_training(exported, folder):
+def test_an_export_takes_what_decides_tokens_from_the_training(exported, folder):
     index = json.loads((exported / "model_index.json").read_text())
     assert (index["max_length_tokens"], index["max_source_length_tokens"]) == (64, 48)
+    assert index["source_separator"] == "],"
     names = [path / "tokenizer.json" for path in (exported / "tokenizer", folder / "tokenizer")]
     assert json.loads(names[0].read_text()) == json.loads(names[1].read_text())
 

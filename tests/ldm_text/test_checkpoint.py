@@ -180,6 +180,12 @@ def test_a_wrong_option_of_the_pipeline_is_named(pipeline_folder, refused, value
     refused(ValueError, f"`clamp_start` must be a number between 0 and 1, got {value}")
 
 
+@pytest.mark.parametrize("value", ["", 5, ["],"]])
+def test_a_wrong_separator_of_sources_is_named(pipeline_folder, refused, value):
+    edit_json(pipeline_folder / "model_index.json", source_separator=value)
+    refused(ValueError, r"`source_separator` must be text or null, got ")
+
+
 def test_a_tokenizer_with_an_option_of_a_wrong_kind_is_named(pipeline_folder, refused):
     path = pipeline_folder / "tokenizer" / "tokenizer_config.json"
     edit_json(path, model_max_length="auto")

@@ -37,6 +37,13 @@ def test_right_alignment_keeps_the_order_of_the_tokens():
     assert moved_mask.tolist() == [[False, True, True, True], [False] * 4, [True] * 4]
 
 
+def test_right_alignment_closes_gaps():
+    ids = torch.tensor([[5, PAD, 6, PAD], [PAD, 7, 8, 9]])
+    moved, moved_mask = right_aligned(ids, ids != PAD)
+    assert real(moved, moved_mask) == [[5, 6], [7, 8, 9]]
+    assert moved_mask.tolist() == [[False, False, True, True], [False, True, True, True]]
+
+
 def test_sources_end_where_the_text_begins():
     sources = [[20, 21, END], [22, 23, 24, 25, 26, END], [27, END]]
     batch = token_batch(as_data(TEXTS, sources), END)

@@ -102,6 +102,11 @@ def test_generated_texts_replace_the_training_texts_or_join_them(write_jsonl):
         ({"train_on": "both", "source_field": "source"}, 'got "both"'),
         ({"generated": "a.jsonl", "source_field": "source"}, 'got "train"'),
         ({"generated": "a.jsonl", "train_on": "both"}, "`generated` needs a `source_field`"),
+        ({"source_separator": "],"}, r"`source_separator` needs a `source_field`, got '\],'"),
+        (
+            {"source_separator": "", "source_field": "s"},
+            "`source_separator` must hold at least one character",
+        ),
     ],
 )
 def test_generated_texts_without_their_options_are_refused(options, message):

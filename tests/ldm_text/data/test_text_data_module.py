@@ -4,6 +4,7 @@ import lightning
 import pytest
 import torch
 
+from ldm_text.baselines.sequences import token_batch
 from ldm_text.data import text_data_module
 from ldm_text.data.corpus import Corpus
 from ldm_text.data.text_data_module import TextDataModule
@@ -79,6 +80,32 @@ def test_a_text_that_fills_its_row_keeps_its_end_token(make, tokenizer):
     batch = next(iter(module.val_dataloader()))
     assert batch["attention_mask"].all()
     assert (batch["input_ids"][:, -1] == module.end_token_id).all()
+
+
+def test_padding_between_the_fields_of_a_source_is_hidden(make, tokenizer):
+    """Two data modules share a cache folder; baselines see the same tokens either way."""
+    rows = [{"text": "A text.", "source": f"name[{'a' * n}], food[{n}]"} for n in range(8)]
+    fields = {"source_field": "source", "source_separator": "],"}
+    plain, padded = (
+        next(iter(make(rows, corpus, max_source_length_tokens=32).val_dataloader()))
+        for corpus in ({"source_field": "source"}, fields)
+    )
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    num_gaps = 0
+    for row, record in enumerate(rows[:4]):
+        ids, is_real = padded["source_ids"][row], padded["source_mask"][row]
+        assert ids[is_real].tolist() == [*encode_text(tokenizer, record["source"]), end]
+        assert (ids[~is_real] == pad).all()
+        start = len(encode_text(tokenizer, record["source"].split(" food")[0]))
+        start += -start % 4
+        assert tokenizer.decode(ids[start:][is_real[start:]][:-1]) == f" food[{row}]"
+        num_gaps += int((~is_real[:start]).sum())
+    assert num_gaps > 0
+    sources = [token_batch(batch, end) for batch in (plain, padded)]
+    width = min(batch.source_mask.sum(dim=1).max() for batch in sources)
+    for name in ("source_ids", "source_mask"):
+        first, second = (vars(batch)[name][:, -width:] for batch in sources)
+        assert torch.equal(first, second)
 
 
 def test_without_sources_a_batch_has_none(make):

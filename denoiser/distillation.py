@@ -165,6 +165,10 @@ class ConsistencyDistillation(SingleRound):
     the place of a boundary condition in the network. The target is the student as it is, without an
     average of its weights (Song and Dhariwal 2024, section 3.2).
 
+    What the student says at one point rests on what it says at all points below, and the errors of
+    these joins add up: in short trainings a coarse grid is better (Song and Dhariwal 2024, section
+    3.4, begin with one and refine it).
+
     ``FlowMatchLCM`` noises each prediction anew. So the earlier prediction that a share of the rows
     sees is made at a random noisier time and with other noise; student and target see the same.
 
@@ -176,7 +180,7 @@ class ConsistencyDistillation(SingleRound):
     scheduler: SchedulerName = "lcm"
     makes_flow_map = False
 
-    def __init__(self, student_steps: int = 4, teacher_steps: int = 32) -> None:
+    def __init__(self, student_steps: int = 4, teacher_steps: int = 4) -> None:
         super().__init__(student_steps, teacher_steps)
 
     def loss(

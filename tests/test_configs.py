@@ -53,7 +53,7 @@ def config_options(path):
     if path.parent.parent.name == "ablations":
         stage = CONFIGS / path.parent.name
         return ["-c", stage / "e2e.yaml", "-c", stage / "e2e_small.yaml", "-c", path]
-    is_student = path.stem.endswith(("_small", "_consistency", "_flow_map", "tiny"))
+    is_student = path.stem.endswith(("_small", "_fields", "_consistency", "_flow_map", "tiny"))
     is_student = is_student or path.stem == "tinystories_masked_sdtt"
     if path.parent.name == "distillation" and is_student:
         files = [path.with_name(name) for name in distillation_bases(path)]
@@ -133,9 +133,12 @@ def test_comparison_parses_and_measures_under_each_seed(main, path):
 def test_bench_parses_and_times_what_is_compared(main, path):
     code, printed, error = main("bench", "--config", path, "--output", "x", "--print_config")
     assert (code, error) == (0, "")
-    comparison = CONFIGS / "compare" / f"{path.stem.removesuffix('_lengths')}.yaml"
+    comparison = CONFIGS / "compare" / f"{path.stem.split('_')[0]}.yaml"
     timed, compared = (
-        {generator["name"]: generator["pipeline"] for generator in config["generators"]}
+        {
+            generator["name"].removesuffix(", compiled"): generator["pipeline"]
+            for generator in config["generators"]
+        }
         for config in (yaml.safe_load(printed), yaml.safe_load(comparison.read_text()))
     )
     assert timed.items() <= compared.items()

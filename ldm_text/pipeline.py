@@ -80,7 +80,7 @@ class LatentTextPipeline(TextLatents, Compilable, DiffusionPipeline):
         super().__init__()
         check_components(tokenizer, autoencoder, denoiser)
         check_lengths(autoencoder, max_length_tokens, max_source_length_tokens)
-        SourceFields(source_separator)
+        SourceFields(source_separator)  # checks it
         self.register_modules(
             tokenizer=tokenizer,
             autoencoder=autoencoder,

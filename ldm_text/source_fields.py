@@ -1,11 +1,13 @@
 """Sources of several fields, each of which begins with a latent of its own."""
 
+import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerFast
 
-from ldm_text.tokenizer import encode_texts
+from ldm_text.tokenizer import encode_texts, encode_with_offsets
 
 
 @dataclass(frozen=True)
@@ -43,42 +45,20 @@ class SourceFields:
         The last field is not padded. A token that reaches from one field into the next is a part of
         the next. Without a separator these are the ids of ``encode_texts``.
         """
-        if self.separator is None or self.tokens_per_latent == 1 or not sources:
+        if self.separator is None or self.tokens_per_latent == 1:
             return encode_texts(tokenizer, sources)
-        encoded = tokenizer(
-            list(sources),
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            return_offsets_mapping=True,
-            verbose=False,
-        )
-        return [
-            self._padded(ids, offsets, source, tokenizer.pad_token_id)
-            for ids, offsets, source in zip(
-                encoded["input_ids"], encoded["offset_mapping"], sources, strict=True
-            )
-        ]
-
-    def _padded(
-        self, ids: list[int], offsets: list[tuple[int, int]], source: str, pad_token_id: int
-    ) -> list[int]:
-        """Put pad tokens before the first token of each field but the first."""
-        assert self.separator is not None, "without a separator nothing is padded"
-        padded: list[int] = []
-        place = 0  # of the source, up to which separators were looked for
-        field_end = self._field_end(source, place)
-        for token_id, (_, end) in zip(ids, offsets, strict=True):
-            if end > field_end:
-                padded += [pad_token_id] * (-len(padded) % self.tokens_per_latent)
-                while end > field_end:
-                    place, field_end = field_end, self._field_end(source, field_end)
-            padded.append(token_id)
-        return padded
-
-    def _field_end(self, source: str, start: int) -> int:
-        """Return where the field that begins at a place ends, behind its separator."""
-        assert self.separator is not None, "without a separator there are no fields"
-        found = source.find(self.separator, start)
-        return len(source) if found < 0 else found + len(self.separator)
+        rows = []
+        for source, (ids, offsets) in zip(
+            sources, encode_with_offsets(tokenizer, sources), strict=True
+        ):
+            field_ends = [match.end() for match in re.finditer(re.escape(self.separator), source)]
+            padded: list[int] = []
+            num_ended = 0
+            for token_id, (_, end) in zip(ids, offsets, strict=True):
+                num_before, num_ended = num_ended, bisect_left(field_ends, end)
+                if num_ended > num_before:  # the first token of a field
+                    missing = -len(padded) % self.tokens_per_latent
+                    padded += [tokenizer.pad_token_id] * missing
+                padded.append(token_id)
+            rows.append(padded)
+        return rows

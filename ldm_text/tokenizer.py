@@ -12,7 +12,7 @@ from ldm_text.phrases import add_phrases
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
+    from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 PAD_TOKEN = "<|pad|>"
 END_TOKEN = "<|end|>"
@@ -125,8 +125,22 @@ def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 
 def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
     """Return the token ids of several texts, without special tokens."""
+    return _encode(tokenizer, texts)["input_ids"] if texts else []
+
+
+def encode_with_offsets(
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
+) -> list[tuple[list[int], list[tuple[int, int]]]]:
+    """Return the token ids of several texts, and where in the text each token begins and ends."""
     if not texts:
         return []
+    encoded = _encode(tokenizer, texts, return_offsets_mapping=True)
+    return list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], **options: bool
+) -> BatchEncoding:
     return tokenizer(
         list(texts),
         add_special_tokens=False,
@@ -134,7 +148,8 @@ def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> li
         return_attention_mask=False,
         return_token_type_ids=False,
         verbose=False,
-    )["input_ids"]
+        **options,
+    )
 
 
 def _training_texts(records: Iterator[TextRecord]) -> Iterator[str]:

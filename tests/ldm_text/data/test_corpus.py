@@ -109,6 +109,6 @@ def test_generated_texts_replace_the_training_texts_or_join_them(write_jsonl):
         ),
     ],
 )
-def test_generated_texts_without_their_options_are_refused(options, message):
+def test_options_that_need_others_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Corpus("real.jsonl", **options)

@@ -269,8 +269,7 @@ def score_own_texts(
     """
     config = autoencoder.config
     ids = decode_all(autoencoder, latents, batch_size)
-    is_end = (ids == config.end_token_id).long()
-    mask = is_end.cumsum(dim=1) - is_end == 0
+    mask = autoencoder.text_mask(ids)
     ids = ids.masked_fill(~mask, config.pad_token_id)
     encoded = encode_all(autoencoder, ids, mask, batch_size)
     held = autoencoder.latent_mask(mask)

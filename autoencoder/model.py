@@ -80,6 +80,14 @@ class TextAutoencoder(ModelMixin, ConfigMixin):
         """Tell which latents hold at least one real token: ``(B, S)`` to ``(B, L)``, boolean."""
         return attention_mask.bool().unflatten(1, (-1, self.config.tokens_per_latent)).any(dim=2)
 
+    def text_mask(self, input_ids: Tensor) -> Tensor:
+        """Mark each row's text in ids ``(B, S)``: up to its first end token, that one included.
+
+        Where there is none, as decoded rows may have it, all of the row is text.
+        """
+        is_end = (input_ids == self.config.end_token_id).long()
+        return is_end.cumsum(dim=1) - is_end == 0
+
     def encode(
         self, input_ids: Tensor, attention_mask: Tensor, document_ids: Tensor | None = None
     ) -> Tensor:

@@ -23,6 +23,7 @@ from denoiser.teacher import DistillationRows, Teacher, draw_points, grid_time
 @torch.no_grad()
 def own_earlier_prediction(
     student: LatentDenoiser,
+    teacher: Teacher,
     rows: DistillationRows,
     noise: Tensor,
     t: Tensor,
@@ -33,6 +34,7 @@ def own_earlier_prediction(
 
     Args:
         student: The student.
+        teacher: Its teacher, which knows how predictions are clamped.
         rows: All rows.
         noise: Their noise ``(B, L, D)`` at that time.
         t: That time, ``(B,)``.
@@ -47,7 +49,8 @@ def own_earlier_prediction(
         some, some_t = rows.first(num_rows), t[:num_rows]
         noisy_latents = add_noise(some.latents, noise[:num_rows], some_t)
         some_next = None if next_t is None else next_t[:num_rows]
-        predicted[:num_rows] = some.predict(student, noisy_latents, some_t, next_t=some_next)
+        prediction = some.predict(student, noisy_latents, some_t, next_t=some_next)
+        predicted[:num_rows] = teacher.clamp(prediction, some_t)
     return predicted
 
 
@@ -120,7 +123,9 @@ class ProgressiveDistillation:
         target = landing_to_latents(landing, noisy_latents, t, next_t)
 
         num_conditioned = 0 if num_steps == 1 else round(self_condition_prob * len(t))
-        self_condition = own_earlier_prediction(student, rows, noise, earlier_t, num_conditioned)
+        self_condition = own_earlier_prediction(
+            student, teacher, rows, noise, earlier_t, num_conditioned
+        )
         self_condition = self_condition.masked_fill((point == num_steps)[:, None, None], 0)
         prediction = rows.predict(student, noisy_latents, t, self_condition)
         return squared_error(prediction, target, t, rows.latents)
@@ -202,7 +207,7 @@ class ConsistencyDistillation(SingleRound):
         earlier_t = self.draw_earlier_time(point, teacher.noise_shift)
         num_conditioned = round(self_condition_prob * len(t))
         self_condition = own_earlier_prediction(
-            student, rows, torch.randn_like(noise), earlier_t, num_conditioned
+            student, teacher, rows, torch.randn_like(noise), earlier_t, num_conditioned
         )
         self_condition = self_condition.masked_fill((point == num_steps)[:, None, None], 0)
         with torch.no_grad():

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from denoiser.clamping import Clamping
 from denoiser.distillation import ConsistencyDistillation, ProgressiveDistillation
 from denoiser.flow_map import FlowMapDistillation
 from denoiser.loading import PretrainedDenoiser
@@ -52,6 +53,8 @@ class LitDistillation(LitDenoiser):
             ``ConsistencyDistillation`` or ``FlowMapDistillation``, as a ``class_path``.
         optimizer: Optimizer as a ``class_path``.
         guidance_scale: Guidance of the teacher, which the student has folded in; 1 is off.
+        clamp_start: Share of the steps, in [0, 1], after which the teacher clamps its predictions,
+            and the student's pipeline by default; 1 is never.
         cond_drop_prob: Share of rows trained without their source, for texts without a prompt.
         self_condition_prob: Share of rows that see their own earlier prediction.
         warmup_steps: Steps of linear warm-up of the learning rate in each round.
@@ -68,6 +71,7 @@ class LitDistillation(LitDenoiser):
         objective: ProgressiveDistillation | ConsistencyDistillation | FlowMapDistillation,
         optimizer: OptimizerCallable,
         guidance_scale: float,
+        clamp_start: float = 1.0,
         cond_drop_prob: float = 0.1,
         self_condition_prob: float = 0.5,
         warmup_steps: int = 50,
@@ -80,6 +84,8 @@ class LitDistillation(LitDenoiser):
                 "The teacher was trained with `infill_prob` above 0: its student would lose how to "
                 "write beside known text, which the objectives of distillation do not show it."
             )
+        if not 0 <= clamp_start <= 1:
+            raise ValueError(f"`clamp_start` must be between 0 and 1, got {clamp_start}.")
         super().__init__(
             denoiser=partial(trainable_copy, teacher.denoiser, flow_map=objective.makes_flow_map),
             autoencoder=teacher.autoencoder,
@@ -92,16 +98,18 @@ class LitDistillation(LitDenoiser):
             cache_latents=cache_latents,
             latent_cache_dir=latent_cache_dir,
         )
-        self.teacher = Teacher(teacher.denoiser, teacher.noise_shift, guidance_scale)
+        clamping = Clamping(self.autoencoder, clamp_start) if clamp_start < 1 else None
+        self.teacher = Teacher(teacher.denoiser, teacher.noise_shift, guidance_scale, clamping)
         self.objective = objective
         self.guidance_scale = guidance_scale
+        self.clamp_start = clamp_start
         self.round_index = 0
 
     @property
     def sampling(self) -> SamplingDefaults:
         """Sampling as the student is trained for it, in its present round."""
         num_steps = self.objective.num_inference_steps(self.round_index)
-        return SamplingDefaults(self.objective.scheduler, num_steps, guidance_scale=1.0)
+        return SamplingDefaults(self.objective.scheduler, num_steps, 1.0, self.clamp_start)
 
     @property
     def round_steps(self) -> list[int]:

@@ -63,7 +63,7 @@ class FlowMapDistillation(SingleRound):
         earlier_t = self.draw_earlier_time(point, teacher.noise_shift)
         num_conditioned = round(self_condition_prob * len(t))
         self_condition = own_earlier_prediction(
-            student, rows, noise, earlier_t, num_conditioned, next_t=t
+            student, teacher, rows, noise, earlier_t, num_conditioned, next_t=t
         )
         self_condition = self_condition.masked_fill((point == num_steps)[:, None, None], 0)
 

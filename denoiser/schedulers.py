@@ -25,11 +25,13 @@ class SamplingDefaults:
         scheduler: Name of the scheduler, see ``make_scheduler``.
         num_inference_steps: Its steps.
         guidance_scale: Weight of classifier-free guidance; 1 is off.
+        clamp_start: Share of the steps after which predictions are clamped; 1 is never.
     """
 
     scheduler: SchedulerName = "euler"
     num_inference_steps: int = 16
     guidance_scale: float = 3.0
+    clamp_start: float = 1.0
 
 
 def make_scheduler(name: SchedulerName, noise_shift: float) -> SchedulerMixin:

@@ -10,6 +10,7 @@ import torch
 from diffusers.guiders import ClassifierFreeGuidance
 from torch import Tensor, nn
 
+from denoiser.clamping import Clamping
 from denoiser.infilling import predict
 from denoiser.model import LatentDenoiser
 from denoiser.noise import add_noise, flow_step, shift_time
@@ -72,12 +73,20 @@ class Teacher(nn.Module):
         denoiser: The network; it is put into evaluation mode, without gradients.
         noise_shift: Median noise-to-signal ratio of its grids.
         guidance_scale: Weight of guidance; 1 is off and costs one forward a step in place of two.
+        clamping: How it clamps its predictions, and how a student's are to be; ``None`` is not.
     """
 
-    def __init__(self, denoiser: LatentDenoiser, noise_shift: float, guidance_scale: float) -> None:
+    def __init__(
+        self,
+        denoiser: LatentDenoiser,
+        noise_shift: float,
+        guidance_scale: float,
+        clamping: Clamping | None = None,
+    ) -> None:
         super().__init__()
         self.denoiser = denoiser.eval().requires_grad_(False)
         self.noise_shift = noise_shift
+        self.clamping = clamping
         self.guide(guidance_scale)
 
     def guide(self, guidance_scale: float) -> None:
@@ -102,6 +111,12 @@ class Teacher(nn.Module):
             self_condition,
         )
 
+    def clamp(self, pred_latents: Tensor, t: Tensor) -> Tensor:
+        """Clamp predictions ``(B, L, D)`` made at times ``(B,)``, as sampling does."""
+        if self.clamping is None:
+            return pred_latents
+        return self.clamping(pred_latents, t, self.noise_shift)
+
     @torch.no_grad()
     def earlier_prediction(
         self, rows: DistillationRows, noise: Tensor, point: Tensor, num_steps: int
@@ -116,7 +131,7 @@ class Teacher(nn.Module):
         """
         t = grid_time((point + 1).clamp(max=num_steps), num_steps, self.noise_shift)
         noisy_latents = add_noise(rows.latents, noise, t)
-        predicted = self.predict(rows, noisy_latents, t, torch.zeros_like(noise))
+        predicted = self.clamp(self.predict(rows, noisy_latents, t, torch.zeros_like(noise)), t)
         return predicted.masked_fill((point == num_steps)[:, None, None], 0)
 
     @torch.no_grad()
@@ -142,6 +157,6 @@ class Teacher(nn.Module):
         for step in range(length):
             t = grid_time(point - step, num_steps, self.noise_shift)
             next_t = grid_time(point - step - 1, num_steps, self.noise_shift)
-            predicted = self.predict(rows, noisy_latents, t, predicted)
+            predicted = self.clamp(self.predict(rows, noisy_latents, t, predicted), t)
             noisy_latents = flow_step(predicted, noisy_latents, t, next_t)
         return noisy_latents

@@ -115,6 +115,7 @@ class LogTexts(KeepFirstBatch):
             make_scheduler(sampling.scheduler, module.noise_shift),
             default_guider(sampling.guidance_scale),
             *lengths,
+            clamp_start=sampling.clamp_start,
             num_inference_steps=sampling.num_inference_steps,
             source_separator=datamodule.corpus.source_separator,
         )

@@ -131,8 +131,8 @@ def export(
             a student of few steps, or that of the adaptation for an adapted decoder.
         num_inference_steps: Default steps of a latent pipeline; if it is not given, 16, or those
             that a student of few steps was trained for.
-        clamp_start: Default share of the steps after which a latent pipeline clamps predictions;
-            1, never, if it is not given.
+        clamp_start: Default share of the steps after which a latent pipeline clamps predictions; if
+            it is not given, 1, never, or that of the distillation for a student.
         dtype: Type of the stored weights.
         overwrite: Replace a pipeline in the output folder.
 
@@ -177,7 +177,7 @@ def export(
             make_scheduler(scheduler or sampling.scheduler, module.noise_shift),
             default_guider(sampling.guidance_scale if guidance_scale is None else guidance_scale),
             *lengths,
-            1.0 if clamp_start is None else clamp_start,
+            sampling.clamp_start if clamp_start is None else clamp_start,
             sampling.num_inference_steps if num_inference_steps is None else num_inference_steps,
             label_options,
             corpus_option("source_separator", trained),

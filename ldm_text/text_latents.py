@@ -72,8 +72,7 @@ class TextLatents:
 
         What stands behind the first end token of a row has no influence.
         """
-        is_end = (ids == self.autoencoder.config.end_token_id).long()
-        is_text = is_end.cumsum(dim=1) - is_end == 0  # up to the first end token
+        is_text = self.autoencoder.text_mask(ids)
         latents = self.shapes.run(self.autoencoder.encode, ids, is_text)
         return self.autoencoder.statistics.standardize(latents)
 

@@ -115,6 +115,23 @@ def test_self_condition_of_the_student_is_its_own_prediction_one_coarse_step_bef
     assert not is_given[8:].any()
 
 
+@pytest.mark.parametrize(
+    "objective", [ProgressiveDistillation([1], [4], teacher_steps=8), ConsistencyDistillation(4, 8)]
+)
+def test_a_student_whose_teacher_clamps_sees_its_own_predictions_clamped(
+    make_denoiser, rows, objective
+):
+    def clamping(pred_latents, t, noise_shift):
+        return torch.full_like(pred_latents, 7.0)
+
+    student = Recorder(make_denoiser())
+    objective.loss(student, Teacher(make_denoiser(), NOISE_SHIFT, 1.0, clamping), rows, 0, 0.5)
+    _, self_condition = student.calls[-1]
+    given = self_condition[self_condition.abs().amax(dim=(1, 2)) > 0]
+    assert 4 <= len(given) <= 8
+    assert (given == 7).all()
+
+
 def test_a_student_of_one_step_sees_no_self_condition(make_denoiser, rows):
     student = Recorder(make_denoiser())
     teacher = Teacher(make_denoiser(), NOISE_SHIFT, 1.0)

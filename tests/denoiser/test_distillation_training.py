@@ -76,6 +76,23 @@ def test_student_starts_as_its_teacher_and_takes_over_what_fits_it(make_module):
     assert trained == {id(weight) for weight in module.denoiser.parameters()}
 
 
+@pytest.mark.parametrize("clamp_start", [0.0, 1.0])
+def test_a_student_is_sampled_with_the_clamping_of_its_teacher(make_module, batch, clamp_start):
+    module = make_module(ProgressiveDistillation([1], [4], 8), clamp_start=clamp_start)
+    assert module.sampling == SamplingDefaults("euler", 4, 1.0, clamp_start)
+    assert (module.teacher.clamping is None) == (clamp_start == 1)
+    with torch.no_grad():
+        latents = module.latents(batch, "input")
+        pred_latents = latents + torch.randn_like(latents)
+        clamped = module.teacher.clamp(pred_latents, torch.rand(len(latents)))
+    assert torch.equal(clamped, pred_latents) == (clamp_start == 1)
+
+
+def test_clamping_out_of_range_is_refused(make_module):
+    with pytest.raises(ValueError, match=r"`clamp_start` must be between 0 and 1, got -0\.1"):
+        make_module(ProgressiveDistillation([1], [4], 8), clamp_start=-0.1)
+
+
 def test_each_round_learns_from_the_student_of_the_one_before(make_module, batch, fit):
     module = make_module(ProgressiveDistillation([3, 2], [4, 2], 8))
     original = weights_of(module.teacher.denoiser)

@@ -2,8 +2,9 @@ import pytest
 import torch
 from diffusers.guiders import ClassifierFreeGuidance
 
+from denoiser.clamping import Clamping, clamp_latents
 from denoiser.noise import add_noise, flow_step, landing_to_latents
-from denoiser.sampling import denoise, set_timesteps
+from denoiser.sampling import StepControl, denoise, set_timesteps
 from denoiser.schedulers import make_scheduler
 from denoiser.teacher import DistillationRows, Teacher, draw_points, grid_time
 
@@ -66,6 +67,53 @@ def test_a_walk_from_noise_to_data_is_the_sampler(make_denoiser, rows, guidance_
         6,
     )
     assert torch.allclose(walked, sampled, atol=1e-4)
+
+
+@pytest.mark.parametrize("clamp_start", [0.0, 0.3, 0.5])
+def test_a_walk_that_clamps_is_the_sampler_that_clamps(
+    make_denoiser, make_autoencoder, rows, clamp_start
+):
+    """Ten steps: 0.3 of them is where floating-point times could fall on either side."""
+    autoencoder, num_clamped = make_autoencoder(), []
+
+    class Clamp(StepControl):
+        def adjust(self, pred_latents, step, num_steps):
+            if step < clamp_start * num_steps:
+                return pred_latents
+            num_clamped.append(step)
+            return clamp_latents(autoencoder, pred_latents)
+
+    clamping = Clamping(autoencoder, clamp_start)
+    teacher = Teacher(make_denoiser(), 4.0, 2.0, clamping)
+    noise, point = torch.randn(3, 4, 8), torch.full((3,), 10)
+    with torch.no_grad():
+        walked = teacher.walk(rows, noise, point, num_steps=10, length=10)
+        sampled = denoise(
+            teacher.denoiser,
+            make_scheduler("euler", 4.0),
+            ClassifierFreeGuidance(guidance_scale=2.0),
+            noise,
+            rows.known_latents,
+            rows.known_mask,
+            10,
+            control=Clamp(),
+        )
+    assert len(num_clamped) == 10 - 10 * clamp_start
+    assert torch.allclose(walked, sampled, atol=1e-4)
+    free = Teacher(teacher.denoiser, 4.0, 2.0)
+    assert not torch.allclose(free.walk(rows, noise, point, 10, 10), walked, atol=1e-2)
+
+
+def test_a_teacher_clamps_what_it_predicts_earlier_too(make_denoiser, make_autoencoder, rows):
+    autoencoder, denoiser = make_autoencoder(), make_denoiser()
+    noise, point = torch.randn(3, 4, 8), torch.tensor([3, 2, 1])
+    clamped, free = (
+        Teacher(denoiser, 4.0, 1.0, clamping).earlier_prediction(rows, noise, point, 4)
+        for clamping in (Clamping(autoencoder, 0.0), None)
+    )
+    with torch.no_grad():
+        assert torch.allclose(clamped, clamp_latents(autoencoder, free), atol=1e-5)
+    assert not torch.allclose(clamped, free, atol=1e-2)
 
 
 def test_guidance_is_one_forward_only_where_it_is_off(make_denoiser, rows):

@@ -90,13 +90,14 @@ ROUNDS = objective(student_steps="[4,2]", round_steps="[2,2]", teacher_steps=8)
 def test_a_student_is_trained_resumed_and_exported_with_its_own_sampling(
     fit, export, pipeline_folder, tmp_path
 ):
-    first = fit("e2e.yaml", "teacher", *ROUNDS, *steps(2))
+    first = fit("e2e.yaml", "teacher", *ROUNDS, *steps(2), "--model.init_args.clamp_start=0.5")
     half = torch.load(first, weights_only=True)
     assert half["distillation_round"] == 0
     student, teacher = (parts_of(half, name) for name in ("denoiser.", "teacher.denoiser."))
     assert not all(torch.equal(student[name], teacher[name]) for name in student)
 
-    assert fit("e2e.yaml", "teacher", *ROUNDS, *steps(4), f"--ckpt_path={first}") == first
+    more = [*steps(4), "--model.init_args.clamp_start=0.5", f"--ckpt_path={first}"]
+    assert fit("e2e.yaml", "teacher", *ROUNDS, *more) == first
     resumed = torch.load(first, weights_only=True)
     assert resumed["distillation_round"] == 1
     teacher = parts_of(resumed, "teacher.denoiser.")
@@ -105,6 +106,7 @@ def test_a_student_is_trained_resumed_and_exported_with_its_own_sampling(
     folder = export(first)
     pipeline = load_pipeline(folder)
     assert pipeline.default_num_inference_steps == 2
+    assert pipeline.config.clamp_start == 0.5
     assert pipeline.guider.num_conditions == 1
     assert type(pipeline.scheduler).__name__ == "FlowMatchEulerDiscreteScheduler"
     assert pipeline.scheduler.config["shift"] == 4.0

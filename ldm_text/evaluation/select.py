@@ -16,11 +16,13 @@ def select_texts(
     texts: tuple[Path, ...],
     output: Path,
     max_slot_errors: int = 0,
+    max_omitted_slots: int | None = None,
     training_data: str | None = None,
+    rejected: Path | None = None,
     text_field: str = "target",
     source_field: str = "source",
 ) -> None:
-    """Keep for each source its first text with the fewest slot errors, if these are few enough.
+    """Keep for each source its first text with the fewest faults, if these are few enough.
 
     So a teacher of a distillation may write several texts for a source, the likeliest first, and
     only what says the right things is learned.
@@ -28,9 +30,13 @@ def select_texts(
     Args:
         texts: Files of ``ldm-text generate``; texts of an earlier file are preferred.
         output: JSON Lines file to write, with ``source`` and ``text``.
-        max_slot_errors: Leave out sources whose best text has more wrong slots than this.
+        max_slot_errors: Leave out texts with more wrong slots than this.
+        max_omitted_slots: Leave out texts that do not speak at all of more slots than this (price,
+            rating, families); ``None`` does not look at what a text leaves out.
         training_data: Data of any kind that training takes; where no generated text is right, one
             of theirs may take its place.
+        rejected: JSON Lines file to write, with the ``source`` of which no text is kept: prompts
+            for another try of the teacher.
         text_field: Field of the text in the training data.
         source_field: Field of the source in the training data.
 
@@ -38,6 +44,8 @@ def select_texts(
         ValueError: If a file cannot be read, or nothing is left.
     """
     check_output_file("--output", output)
+    if rejected is not None:
+        check_output_file("--rejected", rejected)
     records = [
         record
         for path in texts
@@ -49,22 +57,35 @@ def select_texts(
         human = read_option("--training_data", training_data, **fields)
         records += [record for record in human if record.source in wanted]
     checker = SlotChecker(record.source or "" for record in records)
+    sources = dict.fromkeys(record.source or "" for record in records)
     best: dict[str, tuple[int, str]] = {}
     for record in records:
         source = record.source or ""
         num_errors = sum(map(len, checker.errors(source, record.text).values()))
-        if source not in best or num_errors < best[source][0]:
-            best[source] = (num_errors, record.text)
+        num_omitted = 0
+        if max_omitted_slots is not None:
+            num_omitted = len(checker.omitted(source, record.text))
+        if num_errors > max_slot_errors or num_omitted > (max_omitted_slots or 0):
+            continue
+        num_faults = num_errors + num_omitted
+        if source not in best or num_faults < best[source][0]:
+            best[source] = (num_faults, record.text)
     lines = [
-        json.dumps({"source": source, "text": text}, ensure_ascii=False)
-        for source, (num_errors, text) in best.items()
-        if num_errors <= max_slot_errors
+        json.dumps({"source": source, "text": best[source][1]}, ensure_ascii=False)
+        for source in sources
+        if source in best
     ]
     if not lines:
+        bounds = f"{max_slot_errors} wrong slots"
+        if max_omitted_slots is not None:
+            bounds += f" and {max_omitted_slots} omitted ones"
         raise ValueError(
-            f"`--max_slot_errors`: none of {len(best)} sources has a text with at most "
-            f"{max_slot_errors} wrong slots."
+            f"`--max_slot_errors`: none of {len(sources)} sources has a text with at most {bounds}."
         )
     with WholeLinesFile(output) as file:
         file.write_lines(lines)
-    logger.info("Kept a text for %d of %d sources.", len(lines), len(best))
+    if rejected is not None:
+        again = [{"source": source} for source in sources if source not in best]
+        with WholeLinesFile(rejected) as file:
+            file.write_lines([json.dumps(line, ensure_ascii=False) for line in again])
+    logger.info("Kept a text for %d of %d sources.", len(lines), len(sources))

@@ -29,7 +29,12 @@ ALWAYS = {
     "length_distance",
 }
 WITH_REFERENCES = {"bleu", "chrf", "rouge_l"}
-WITH_SLOTS = {"slot_error_rate", "rows_with_missing", "rows_with_invented"}
+WITH_SLOTS = {
+    "slot_error_rate",
+    "rows_with_missing",
+    "rows_with_invented",
+    "rows_with_omitted",
+}
 WITH_TRAINING = {"train_4gram_overlap", "copied_from_training"}
 WITH_SCORER = {"generative_perplexity", "generative_perplexity_per_word"}
 WITH_EMBEDDER = {"mauve", "frechet_distance", "energy_distance"}

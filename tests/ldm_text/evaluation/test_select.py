@@ -46,10 +46,31 @@ def test_training_texts_stand_in_for_wrong_ones_only(write, tmp_path):
 
 def test_sources_without_a_right_text_are_left_out(write, tmp_path):
     texts = write("a.jsonl", [(MILL, "The Mill is nice."), (AROMI, "Aromi is Thai.")])
-    select_texts((texts,), tmp_path / "out.jsonl")
+    rejected = tmp_path / "rejected.jsonl"
+    select_texts((texts,), tmp_path / "out.jsonl", rejected=rejected)
     assert set(read(tmp_path / "out.jsonl")) == {AROMI}
+    assert json.loads(rejected.read_text()) == {"source": MILL}
     select_texts((texts,), tmp_path / "out.jsonl", max_slot_errors=1)
     assert set(read(tmp_path / "out.jsonl")) == {MILL, AROMI}
+
+
+def test_texts_that_leave_slots_out_are_left_out_where_that_is_asked(write, tmp_path):
+    mill, aromi = f"{MILL}, priceRange[cheap]", f"{AROMI}, priceRange[cheap], familyFriendly[no]"
+    rows = [
+        (mill, "The Mill: French."),
+        (mill, "The Mill: French, cheap."),
+        (aromi, "Aromi is Thai and cheap."),
+    ]
+    texts = write("a.jsonl", rows)
+    select_texts((texts,), tmp_path / "out.jsonl")
+    expected = {mill: "The Mill: French.", aromi: "Aromi is Thai and cheap."}
+    assert read(tmp_path / "out.jsonl") == expected
+    select_texts((texts,), tmp_path / "out.jsonl", max_omitted_slots=1)
+    assert read(tmp_path / "out.jsonl") == expected | {mill: "The Mill: French, cheap."}
+    select_texts((texts,), tmp_path / "out.jsonl", max_omitted_slots=0)
+    assert read(tmp_path / "out.jsonl") == {mill: "The Mill: French, cheap."}
+    with pytest.raises(ValueError, match=r"at most 0 wrong slots and 0 omitted ones"):
+        select_texts((write("b.jsonl", rows[2:]),), tmp_path / "no.jsonl", max_omitted_slots=0)
 
 
 def test_a_selection_of_nothing_is_refused(write, tmp_path):

@@ -56,7 +56,38 @@ def test_rates_are_shares_of_rows(checker):
         "slot_error_rate": 0.75,
         "rows_with_missing": 0.5,
         "rows_with_invented": 0.5,
+        "rows_with_omitted": 0.0,
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "omitted"),
+    [
+        ("Rice Boat.", ["customer rating", "familyFriendly", "priceRange"]),
+        ("Rice Boat is cheap, rated 3 out of 5, and not for kids.", []),
+        ("Kid friendly, average customer rating, \u00a320-25.", []),
+        ("It takes families and costs less than 20 pounds.", ["customer rating"]),
+    ],
+)
+def test_slots_that_a_text_does_not_speak_of_are_omitted(checker, text, omitted):
+    source = "name[Rice Boat], priceRange[cheap], customer rating[3 out of 5], familyFriendly[no]"
+    assert checker.omitted(source, text) == omitted
+    rates = checker.error_rate([source], [text])
+    assert rates["rows_with_omitted"] == float(bool(omitted))
+
+
+def test_parts_of_other_words_do_not_speak_of_a_slot(checker):
+    text = "The Starlight serves generous pirates."
+    assert checker.omitted("customer rating[low]", text) == ["customer rating"]
+
+
+def test_only_what_the_source_has_is_asked_for(checker):
+    assert checker.omitted("name[Rice Boat], food[Indian]", "Nothing.") == []
+
+
+def test_a_word_in_the_name_of_a_place_does_not_speak_of_a_slot():
+    checker = SlotChecker(["name[Family Star], familyFriendly[yes]"])
+    assert checker.omitted("familyFriendly[yes]", "Family Star is a pub.") == ["familyFriendly"]
 
 
 def test_a_word_in_the_name_of_a_place_is_no_value_of_another_slot():

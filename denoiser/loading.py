@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from pickle import UnpicklingError
 
+import torch
+
 from autoencoder.checkpoint_file import check_checkpoint_file
 from autoencoder.loading import check_data_fit, load_autoencoder
 from autoencoder.model import TextAutoencoder
@@ -79,3 +81,24 @@ class PretrainedDenoiser:
         check_data_fit(autoencoder, path, vocab_size, tokens_per_latent)
         self.denoiser = denoiser.float().eval().requires_grad_(False)
         self.autoencoder = autoencoder.float()
+        self.path = path
+
+    def to_go_on_with(self, autoencoder: TextAutoencoder) -> LatentDenoiser:
+        """Return the denoiser with gradients, to be trained further.
+
+        Args:
+            autoencoder: The autoencoder of the training.
+
+        Raises:
+            ValueError: If its latents are not those that the denoiser was trained on.
+        """
+        own, given = self.autoencoder.statistics, autoencoder.statistics
+        pairs = ((own.latent_mean, given.latent_mean), (own.latent_std, given.latent_std))
+        for before, now in pairs:
+            # A pipeline's weights may be rounded to bfloat16; those of another training differ.
+            if before.shape != now.shape or not torch.allclose(before, now.float(), atol=0.01):
+                raise ValueError(
+                    f"The denoiser at `{self.path}` was trained on latents of another autoencoder: "
+                    "name its own one, such as the folder `autoencoder` beside it."
+                )
+        return self.denoiser.train().requires_grad_(True)

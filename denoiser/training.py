@@ -17,6 +17,7 @@ from denoiser.ema import EMAWithWarmup
 from denoiser.infilling import KnownLatents, draw_known_mask, encode_known
 from denoiser.latent_cache import LatentCache
 from denoiser.latent_encoding import fill, open_latent_cache
+from denoiser.loading import PretrainedDenoiser
 from denoiser.loss_options import LossOptions
 from denoiser.model import LatentDenoiser
 from denoiser.objective import PLAIN, denoising_loss, errors_by_time
@@ -30,6 +31,7 @@ class LitDenoiser(SeededSteps):
 
     Args:
         denoiser: The network as a ``class_path``; its ``latent_dim`` comes from the autoencoder.
+            Or a trained one to go on with, ``PretrainedDenoiser``, beside its own autoencoder.
         autoencoder: A trained autoencoder; it stays frozen.
         optimizer: Optimizer as a ``class_path``.
         noise_shift: Median noise-to-signal ratio of the training noise; sampling uses the same.
@@ -47,7 +49,7 @@ class LitDenoiser(SeededSteps):
 
     def __init__(
         self,
-        denoiser: Callable[[int], LatentDenoiser],
+        denoiser: Callable[[int], LatentDenoiser] | PretrainedDenoiser,
         autoencoder: PretrainedAutoencoder | TextAutoencoder,
         optimizer: OptimizerCallable,
         noise_shift: float = 4.0,
@@ -67,7 +69,10 @@ class LitDenoiser(SeededSteps):
         if isinstance(autoencoder, PretrainedAutoencoder):
             autoencoder = autoencoder.autoencoder
         self.autoencoder = autoencoder.eval().requires_grad_(False)
-        self.denoiser = denoiser(self.autoencoder.config.latent_dim)
+        if isinstance(denoiser, PretrainedDenoiser):
+            self.denoiser = denoiser.to_go_on_with(self.autoencoder)
+        else:
+            self.denoiser = denoiser(self.autoencoder.config.latent_dim)
         self.optimizer = optimizer
         self.noise_shift = noise_shift
         self.cond_drop_prob = cond_drop_prob

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from autoencoder import TextAutoencoder
-from denoiser import LatentDenoiser, LossOptions
+from denoiser import LatentDenoiser, LossOptions, PretrainedDenoiser
+from denoiser.schedulers import make_scheduler
 
 BINS = ("0.00_to_0.25", "0.25_to_0.50", "0.50_to_0.75", "0.75_to_1.00")
 
@@ -55,6 +56,38 @@ def test_optimizer_holds_the_denoiser_only(module, batch, fit):
     (optimizer,) = fit(module, batch, max_steps=1).optimizers
     held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
     assert held == {id(weight) for weight in module.denoiser.parameters()}
+
+
+@pytest.fixture
+def pretrained(make_autoencoder, make_denoiser, tmp_path):
+    """A trained denoiser, and another copy of its autoencoder, rounded as in a release."""
+    autoencoder = make_autoencoder()
+    autoencoder.statistics.measure(torch.randn(50, 8))
+    autoencoder.save_pretrained(tmp_path / "autoencoder")
+    make_denoiser().save_pretrained(tmp_path / "denoiser")
+    make_scheduler("euler", 3.0).save_pretrained(tmp_path / "scheduler")
+    return PretrainedDenoiser(str(tmp_path)), autoencoder.bfloat16().float()
+
+
+def test_a_trained_denoiser_is_gone_on_with(make_lit_denoiser, pretrained, batch, fit):
+    trained, autoencoder = pretrained
+    before = copy_of(trained.denoiser)
+    module = make_lit_denoiser(denoiser=trained, autoencoder=autoencoder)
+    assert all(weight.requires_grad for weight in module.denoiser.parameters())
+    start = copy_of(module.denoiser)
+    assert all(torch.equal(start[name], before[name]) for name in before)
+    fit(module, batch, max_steps=1)
+    assert not torch.equal(module.denoiser.out.weight, before["out.weight"])
+
+
+def test_a_trained_denoiser_beside_another_autoencoder_is_refused(
+    make_lit_denoiser, make_autoencoder, pretrained
+):
+    """Its latents would have other meanings, and nothing but the texts would tell."""
+    with pytest.raises(ValueError, match="was trained on latents of another autoencoder: name"):
+        make_lit_denoiser(denoiser=pretrained[0], autoencoder=make_autoencoder())
+    with pytest.raises(ValueError, match="was trained on latents of another autoencoder: name"):
+        make_lit_denoiser(denoiser=pretrained[0], autoencoder=make_autoencoder(latent_dim=4))
 
 
 def test_loss_halves_in_200_steps(make_lit_denoiser, batch, fit, validate):

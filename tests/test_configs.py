@@ -31,7 +31,8 @@ NAMES = [str(path.relative_to(CONFIGS)) for path in FILES]
 
 
 UPON_SMALL = ("e2e_small_distilled", "e2e_small_fields", "e2e_small_muon")
-OVERLAYS = ("tiny", "e2e_distilled", "e2e_small", *UPON_SMALL)
+UPON_FIELDS = ("e2e_small_complete",)
+OVERLAYS = ("tiny", "e2e_distilled", "e2e_small", *UPON_SMALL, *UPON_FIELDS)
 OVERLAYS += ("tinystories_small", "e2e_infill", "e2e_teacher", "paradetox_autoregressive")
 REWRITING = ("bible_kjv_bbe", "onestopenglish", "rewriting", "wikisplit")  # upon ParaDetox
 TOKENS = {"e2e": (64, 44), "tinystories": (64, 0)}  # of a row: text and source
@@ -65,8 +66,10 @@ def config_options(path):
         return ["-c", path.with_name("paradetox.yaml"), "-c", path]
     if path.stem not in OVERLAYS:
         return ["-c", path]
-    if path.stem in UPON_SMALL:
-        files = (path.with_name("e2e.yaml"), path.with_name("e2e_small.yaml"), path)
+    if path.stem in UPON_SMALL + UPON_FIELDS:
+        below = ["e2e.yaml", "e2e_small.yaml"]
+        below += ["e2e_small_fields.yaml"] if path.stem in UPON_FIELDS else []
+        files = [path.with_name(name) for name in (*below, path.name)]
         return [option for file in files for option in ("-c", file)]
     name = "tinystories.yaml" if path.stem.startswith("tinystories") else "e2e.yaml"
     if path.parent.name == "baselines":
@@ -362,6 +365,17 @@ def test_tiny_overlays_train_a_step(fit_stages, main):
     few += ["--trainer.limit_val_batches", 1, *options]
     code, _, error = main("fit", *config_options(CONFIGS / "distillation" / "tiny.yaml"), *few)
     assert code == 0, error
+
+    trained = "logs/denoiser/tiny/checkpoints/last.ckpt"
+    denoiser = f"{{class_path: denoiser.PretrainedDenoiser, init_args: {{path: {trained}}}}}"
+    go_on = ["--model.init_args.denoiser", denoiser, "--trainer.logger.init_args.version", "more"]
+    files = config_options(CONFIGS / "denoiser" / "tiny.yaml")
+    code, _, error = main("fit", *files, *few, *go_on)
+    assert code == 0, error
+    more = "logs/denoiser/more/checkpoints/last.ckpt"
+    code, _, error = main("export", "--ckpt_path", more, "--output", "pipeline")
+    assert code == 0, error
+    assert Path("pipeline", "denoiser", "diffusion_pytorch_model.safetensors").is_file()
 
     checkpoint = "logs/autoencoder/tiny/checkpoints/last.ckpt"
     texts = ["--data", "excerpt:e2e_validation", "--max_rows", 8]

@@ -26,9 +26,9 @@ def rows():
 def trainings(rows, tmp_path):
     from ablation_rows import STAGES, training_of
 
-    def make(name, data="e2e", budget=1.0):
+    def make(name, data="e2e", budget=1.0, folder=tmp_path / "e2e" / "seed_3"):
         common = {"data": data, "seed": 3, "budget": budget, "options": ("--x=1",)}
-        found = [training_of(rows, rows[name], stage, tmp_path, **common) for stage in STAGES]
+        found = [training_of(rows, rows[name], stage, folder, **common) for stage in STAGES]
         return [training for training in found if training is not None]
 
     return make
@@ -79,6 +79,16 @@ def test_an_autoencoder_reaches_stage_two_by_its_path(trainings):
     assert f"--model.init_args.autoencoder.init_args.path={first.checkpoint}" in arguments
     assert "--data.init_args.tokens_per_latent=1" in arguments
     assert "--x=1" in arguments
+
+
+def test_a_training_has_one_name_wherever_it_is_kept(trainings):
+    """Results are added to one file by several machines, which must not measure a row again."""
+    here, there = (
+        trainings("decoder_adaptation", folder=folder)
+        for folder in (Path("logs/e2e/seed_3"), Path("/elsewhere/e2e/seed_3"))
+    )
+    assert [each.folder for each in here] != [each.folder for each in there]
+    assert [each.digest() for each in here] == [each.digest() for each in there]
 
 
 def test_the_budget_scales_the_steps(trainings):

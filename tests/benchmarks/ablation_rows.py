@@ -134,11 +134,14 @@ class Training:
         return [*files, *(f"--{name}={value}" for name, value in options.items()), *self.options]
 
     def digest(self) -> str:
-        """Name all that decides the training."""
+        """Name all that decides the training, wherever the checkout and the folder are."""
         texts = [file.read_text() for file in self.files]
         parts = [self.arguments(), self.settings(), texts]
         before = "" if self.before is None else self.before.digest()
-        return hashlib.sha256(f"{before} {json.dumps(parts)}".encode()).hexdigest()[:16]
+        content = f"{before} {json.dumps(parts)}"
+        for place in (self.folder.parents[1], ROOT):
+            content = content.replace(f"{place}/", "")
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def run(self) -> None:
         """Train, after the trainings before; a finished one stays, a broken one goes on.

@@ -4,8 +4,9 @@ r"""Train and measure the rows of configs/ablations/rows.yaml, and write them as
     python tests/benchmarks/ablations.py --data e2e --table docs/ablations_e2e.md
 
 Each training is the command ``ldm-text fit``; rows that share a stage share its training. Each row
-and seed is one line in logs/ablations/DATA/results.jsonl. What is finished is not done again, what
-was broken off goes on. E2E is measured by BLEU against all references and slot errors, at 4 and 16
+and seed is one line in logs/ablations/DATA/results.jsonl, or in the file of ``--results``, which
+several machines and sessions may add to. What is finished is not done again, what was broken off
+goes on. E2E is measured by BLEU against all references and slot errors, at 4 and 16
 steps with guidance 3; TinyStories by distances of sentence embeddings, at 8 steps (extra
 ``evaluate``).
 """
@@ -56,6 +57,7 @@ def run_rows(
     folder: Path = ROOT / "logs" / "ablations",
     max_rows: int = 1000,
     options: tuple[str, ...] = (),
+    results: Path | None = None,
     table: Path | None = None,
 ) -> int:
     """Train and measure what is missing, or write the table of what is there.
@@ -65,9 +67,10 @@ def run_rows(
         rows: Names of rows; by default all of the data set.
         seeds: Seeds of training and sampling.
         budget: Factor of the steps of each training, such as 0.25.
-        folder: Where trainings, pipelines and results are kept.
+        folder: Where trainings and pipelines are kept.
         max_rows: Most sources, or texts where there are no sources, to measure on.
         options: Further options of each ``ldm-text fit``.
+        results: JSON Lines file of the results; by default in ``folder``.
         table: Markdown file to write, in place of all else.
 
     Returns:
@@ -78,7 +81,7 @@ def run_rows(
     if unknown := set(rows) - all_rows.keys():
         raise ValueError(f"`--rows`: there are no rows {', '.join(sorted(unknown))}.")
     chosen = [all_rows[name] for name in rows or all_rows if data in all_rows[name].data]
-    results = folder / data / "results.jsonl"
+    results = results or folder / data / "results.jsonl"
     if table is not None:
         table.write_text(markdown_table(chosen, read_results(results), budget))
         return 0

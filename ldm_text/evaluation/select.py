@@ -16,7 +16,7 @@ def select_texts(
     texts: tuple[Path, ...],
     output: Path,
     max_slot_errors: int = 0,
-    max_omitted_slots: int | None = None,
+    max_paraphrase_errors: int | None = None,
     training_data: str | None = None,
     rejected: Path | None = None,
     text_field: str = "target",
@@ -31,8 +31,8 @@ def select_texts(
         texts: Files of ``ldm-text generate``; texts of an earlier file are preferred.
         output: JSON Lines file to write, with ``source`` and ``text``.
         max_slot_errors: Leave out texts with more wrong slots than this.
-        max_omitted_slots: Leave out texts that do not speak at all of more slots than this (price,
-            rating, families); ``None`` does not look at what a text leaves out.
+        max_paraphrase_errors: Leave out texts that omit or contradict more slots than this of those
+            that texts paraphrase (price, rating, families); ``None`` does not look at them.
         training_data: Data of any kind that training takes; where no generated text is right, one
             of theirs may take its place.
         rejected: JSON Lines file to write, with the ``source`` of which no text is kept: prompts
@@ -62,12 +62,13 @@ def select_texts(
     for record in records:
         source = record.source or ""
         num_errors = sum(map(len, checker.errors(source, record.text).values()))
-        num_omitted = 0
-        if max_omitted_slots is not None:
-            num_omitted = len(checker.omitted(source, record.text))
-        if num_errors > max_slot_errors or num_omitted > (max_omitted_slots or 0):
+        num_others = 0
+        if max_paraphrase_errors is not None:
+            others = checker.paraphrase_errors(source, record.text)
+            num_others = sum(map(len, others.values()))
+        if num_errors > max_slot_errors or num_others > (max_paraphrase_errors or 0):
             continue
-        num_faults = num_errors + num_omitted
+        num_faults = num_errors + num_others
         if source not in best or num_faults < best[source][0]:
             best[source] = (num_faults, record.text)
     lines = [
@@ -77,8 +78,8 @@ def select_texts(
     ]
     if not lines:
         bounds = f"{max_slot_errors} wrong slots"
-        if max_omitted_slots is not None:
-            bounds += f" and {max_omitted_slots} omitted ones"
+        if max_paraphrase_errors is not None:
+            bounds += f" and {max_paraphrase_errors} that are omitted or contradicted"
         raise ValueError(
             f"`--max_slot_errors`: none of {len(sources)} sources has a text with at most {bounds}."
         )

@@ -2,13 +2,14 @@
 
 Values that the texts name literally are judged. For E2E NLG these are the name, the place nearby,
 the kind of place, the food and the area. Prices, ratings and family friendliness are paraphrased
-too freely for that: of these it is only told whether a text speaks of them at all.
+too freely for that: of these it is told whether a text leaves them out or contradicts them.
 """
 
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from ldm_text.evaluation.paraphrased_slots import PARAPHRASED_SLOTS
 from ldm_text.meaning_representations import parse_slots
 
 LITERAL_SLOTS = {
@@ -17,14 +18,6 @@ LITERAL_SLOTS = {
     "eatType": "eatType",
     "food": "food",
     "area": "area",
-}
-# Words that a text uses when it speaks of a slot, whatever it says of it.
-PARAPHRASED_SLOTS = {
-    "priceRange": re.compile(r"pric|cheap|expensive|cost|\u00a3|pounds?\b|afford|budget|moderate"),
-    "customer rating": re.compile(
-        r"\brat(?:ed?|ings?)\b|\bstars?\b|out of (?:5|five)|customer|review"
-    ),
-    "familyFriendly": re.compile(r"famil|\bkids?\b|child|adult"),
 }
 # A value that texts use as a common noun: absent it is missing, present it is not invented.
 COMMON_NOUNS = {"restaurant"}
@@ -76,24 +69,34 @@ class SlotChecker:
             invented += sorted(found - wanted[group] - COMMON_NOUNS)
         return {"missing": missing, "invented": invented}
 
-    def omitted(self, source: str, text: str) -> list[str]:
-        """List the slots of ``PARAPHRASED_SLOTS`` that a text should speak of and does not."""
+    def paraphrase_errors(self, source: str, text: str) -> dict[str, list[str]]:
+        """List the slots of ``PARAPHRASED_SLOTS`` that a text ``omitted`` or ``contradicted``."""
         content = normalize(text)
         places = self.patterns.get("entity")
         content = content if places is None else places.sub(" ", content)
-        wanted = parse_slots(source).keys() & PARAPHRASED_SLOTS.keys()
-        return sorted(slot for slot in wanted if not PARAPHRASED_SLOTS[slot].search(content))
+        omitted, contradicted = [], []
+        for slot, value in parse_slots(source).items():
+            if slot in PARAPHRASED_SLOTS:
+                paraphrases = PARAPHRASED_SLOTS[slot]
+                if paraphrases.is_omitted(content):
+                    omitted.append(slot)
+                if paraphrases.is_contradicted(value.lower(), content):
+                    contradicted.append(slot)
+        return {"omitted": omitted, "contradicted": contradicted}
 
     def error_rate(self, sources: Sequence[str], texts: Sequence[str]) -> dict[str, float]:
-        """Share of rows with an error, a missing or an invented value, and with an omitted slot.
+        """Shares of rows in [0, 1]: with an error, by kind; and with paraphrase errors, by kind.
 
-        What ``omitted`` finds is not counted as an error: people leave these slots out, too.
+        The latter are not in ``slot_error_rate``: people leave slots out, too.
         """
         rows = list(zip(sources, texts, strict=True))
         errors = [self.errors(*row) for row in rows]
+        paraphrases = [self.paraphrase_errors(*row) for row in rows]
         return {
             "slot_error_rate": sum(any(row.values()) for row in errors) / len(errors),
             "rows_with_missing": sum(bool(row["missing"]) for row in errors) / len(errors),
             "rows_with_invented": sum(bool(row["invented"]) for row in errors) / len(errors),
-            "rows_with_omitted": sum(bool(self.omitted(*row)) for row in rows) / len(rows),
+            "rows_with_omitted": sum(bool(row["omitted"]) for row in paraphrases) / len(rows),
+            "rows_with_contradicted": sum(bool(row["contradicted"]) for row in paraphrases)
+            / len(rows),
         }

@@ -34,6 +34,7 @@ WITH_SLOTS = {
     "rows_with_missing",
     "rows_with_invented",
     "rows_with_omitted",
+    "rows_with_contradicted",
 }
 WITH_TRAINING = {"train_4gram_overlap", "copied_from_training"}
 WITH_SCORER = {"generative_perplexity", "generative_perplexity_per_word"}

@@ -58,6 +58,7 @@ def test_texts_that_leave_slots_out_are_left_out_where_that_is_asked(write, tmp_
     mill, aromi = f"{MILL}, priceRange[cheap]", f"{AROMI}, priceRange[cheap], familyFriendly[no]"
     rows = [
         (mill, "The Mill: French."),
+        (mill, "The Mill: French, expensive."),
         (mill, "The Mill: French, cheap."),
         (aromi, "Aromi is Thai and cheap."),
     ]
@@ -65,12 +66,12 @@ def test_texts_that_leave_slots_out_are_left_out_where_that_is_asked(write, tmp_
     select_texts((texts,), tmp_path / "out.jsonl")
     expected = {mill: "The Mill: French.", aromi: "Aromi is Thai and cheap."}
     assert read(tmp_path / "out.jsonl") == expected
-    select_texts((texts,), tmp_path / "out.jsonl", max_omitted_slots=1)
+    select_texts((texts,), tmp_path / "out.jsonl", max_paraphrase_errors=1)
     assert read(tmp_path / "out.jsonl") == expected | {mill: "The Mill: French, cheap."}
-    select_texts((texts,), tmp_path / "out.jsonl", max_omitted_slots=0)
+    select_texts((texts,), tmp_path / "out.jsonl", max_paraphrase_errors=0)
     assert read(tmp_path / "out.jsonl") == {mill: "The Mill: French, cheap."}
-    with pytest.raises(ValueError, match=r"at most 0 wrong slots and 0 omitted ones"):
-        select_texts((write("b.jsonl", rows[2:]),), tmp_path / "no.jsonl", max_omitted_slots=0)
+    with pytest.raises(ValueError, match=r"at most 0 wrong slots and 0 that are omitted"):
+        select_texts((write("b.jsonl", rows[3:]),), tmp_path / "no.jsonl", max_paraphrase_errors=0)
 
 
 def test_a_selection_of_nothing_is_refused(write, tmp_path):

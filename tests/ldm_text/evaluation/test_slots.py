@@ -40,7 +40,7 @@ def test_missing_and_invented_values_are_found(checker, source, text, missing, i
     assert checker.errors(source, text) == {"missing": missing, "invented": invented}
 
 
-def test_paraphrased_slots_are_not_judged(checker):
+def test_paraphrased_slots_are_no_slot_errors(checker):
     errors = checker.errors("name[Rice Boat], priceRange[cheap]", "Rice Boat is expensive.")
     assert errors == {"missing": [], "invented": []}
 
@@ -57,37 +57,52 @@ def test_rates_are_shares_of_rows(checker):
         "rows_with_missing": 0.5,
         "rows_with_invented": 0.5,
         "rows_with_omitted": 0.0,
+        "rows_with_contradicted": 0.0,
     }
 
 
+BARE = "name[Rice Boat], priceRange[cheap], customer rating[3 out of 5], familyFriendly[no]"
+
+
 @pytest.mark.parametrize(
-    ("text", "omitted"),
+    ("text", "omitted", "contradicted"),
     [
-        ("Rice Boat.", ["customer rating", "familyFriendly", "priceRange"]),
-        ("Rice Boat is cheap, rated 3 out of 5, and not for kids.", []),
-        ("Kid friendly, average customer rating, \u00a320-25.", []),
-        ("It takes families and costs less than 20 pounds.", ["customer rating"]),
+        ("Rice Boat.", ["priceRange", "customer rating", "familyFriendly"], []),
+        ("Rice Boat is cheap, rated 3 out of 5, and not for kids.", [], []),
+        ("A low-price place, no children, average customer rating.", [], []),
+        ("Kid friendly, low customer rating, \u00a320-25.", [], list(parse_slots(BARE))[1:]),
+        (
+            "It takes families and costs less than 20 pounds.",
+            ["customer rating"],
+            ["familyFriendly"],
+        ),
+        ("Expensive, but rated three stars; adults only.", [], ["priceRange"]),
+        ("Cheap. Low prices are rated highly. No kids.", [], ["customer rating"]),
     ],
 )
-def test_slots_that_a_text_does_not_speak_of_are_omitted(checker, text, omitted):
-    source = "name[Rice Boat], priceRange[cheap], customer rating[3 out of 5], familyFriendly[no]"
-    assert checker.omitted(source, text) == omitted
-    rates = checker.error_rate([source], [text])
+def test_paraphrased_slots_are_omitted_or_contradicted(checker, text, omitted, contradicted):
+    errors = checker.paraphrase_errors(BARE, text)
+    assert errors == {"omitted": omitted, "contradicted": contradicted}
+    rates = checker.error_rate([BARE], [text])
     assert rates["rows_with_omitted"] == float(bool(omitted))
+    assert rates["rows_with_contradicted"] == float(bool(contradicted))
+
+
+def test_only_what_the_source_has_is_asked_for(checker):
+    errors = checker.paraphrase_errors("name[Rice Boat], food[Indian]", "Rated high.")
+    assert errors == {"omitted": [], "contradicted": []}
 
 
 def test_parts_of_other_words_do_not_speak_of_a_slot(checker):
     text = "The Starlight serves generous pirates."
-    assert checker.omitted("customer rating[low]", text) == ["customer rating"]
-
-
-def test_only_what_the_source_has_is_asked_for(checker):
-    assert checker.omitted("name[Rice Boat], food[Indian]", "Nothing.") == []
+    assert checker.paraphrase_errors("customer rating[low]", text)["omitted"] == ["customer rating"]
 
 
 def test_a_word_in_the_name_of_a_place_does_not_speak_of_a_slot():
+    source = "familyFriendly[yes]"
     checker = SlotChecker(["name[Family Star], familyFriendly[yes]"])
-    assert checker.omitted("familyFriendly[yes]", "Family Star is a pub.") == ["familyFriendly"]
+    errors = checker.paraphrase_errors(source, "Family Star is a pub.")
+    assert errors == {"omitted": ["familyFriendly"], "contradicted": []}
 
 
 def test_a_word_in_the_name_of_a_place_is_no_value_of_another_slot():

@@ -27,7 +27,8 @@ AUTOENCODER_FIGURES = {
     "val/noise_recovery": "recovery",
     "val/midpoint_agreement": "midpoints",
 }
-COSTS = {"training_minutes": "minutes", "parameters": "parameters, M", "training_flops": "1e13 ops"}
+# Results of several machines stand in one table: minutes would not be comparable.
+COSTS = {"parameters": "parameters, M", "training_flops": "1e13 ops"}
 BASE = "base"
 
 

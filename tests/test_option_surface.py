@@ -13,6 +13,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 STORED = Path(__file__).with_name("option_surface")
 OVERLAYS = (
+    "_complete",
     "_consistency",
     "_distilled",
     "_fields",

@@ -180,9 +180,9 @@ def latent_confidence(
     ids, certain = best.indices, best.values
     if known is not None:
         ids, certain = known.put(ids), certain.masked_fill(known.is_known, 1.0)
-    is_end = (ids == config.end_token_id).long()
-    certain = certain.masked_fill(is_end.cumsum(dim=1) - is_end > 0, 1.0)
-    ids = ids.masked_fill(is_end.cumsum(dim=1) > 0, config.pad_token_id)
+    certain = certain.masked_fill(~texts.autoencoder.text_mask(ids), 1.0)
+    ended = (ids == config.end_token_id).cumsum(dim=1) > 0
+    ids = ids.masked_fill(ended, config.pad_token_id)
     return certain.unflatten(1, (-1, config.tokens_per_latent)).amin(dim=2), ids
 
 

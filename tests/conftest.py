@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from autoencoder import LatentCorruption, LitAutoencoder, TextAutoencoder
 from denoiser import LatentDenoiser, LitDenoiser
+from denoiser.schedulers import make_scheduler
 from ldm_text import cli
 
 VOCAB_SIZE = 40
@@ -78,6 +79,17 @@ def make_denoiser(activate):
         return activate(denoiser) if active else denoiser
 
     return make
+
+
+@pytest.fixture
+def pretrained_folder(make_autoencoder, make_denoiser, tmp_path):
+    """The parts of a pipeline folder that a training reads."""
+    autoencoder = make_autoencoder()
+    autoencoder.statistics.measure(torch.randn(50, 8))
+    autoencoder.save_pretrained(tmp_path / "autoencoder")
+    make_denoiser().save_pretrained(tmp_path / "denoiser")
+    make_scheduler("euler", 3.0).save_pretrained(tmp_path / "scheduler")
+    return tmp_path
 
 
 @pytest.fixture

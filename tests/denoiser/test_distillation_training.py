@@ -11,7 +11,7 @@ from denoiser import (
     ProgressiveDistillation,
 )
 from denoiser.rounds import ROUND, round_learning_rate
-from denoiser.schedulers import SamplingDefaults, make_scheduler
+from denoiser.schedulers import SamplingDefaults
 
 AdamW = partial(torch.optim.AdamW, lr=3e-3)
 
@@ -24,17 +24,6 @@ def batch(make_texts):
         "source_mask": sources["attention_mask"],
         "row": torch.arange(16),
     }
-
-
-@pytest.fixture
-def pretrained_folder(make_autoencoder, make_denoiser, tmp_path):
-    """The parts of a pipeline folder that a training reads."""
-    autoencoder = make_autoencoder()
-    autoencoder.statistics.measure(torch.randn(50, 8))
-    autoencoder.save_pretrained(tmp_path / "autoencoder")
-    make_denoiser().save_pretrained(tmp_path / "denoiser")
-    make_scheduler("euler", 3.0).save_pretrained(tmp_path / "scheduler")
-    return tmp_path
 
 
 @pytest.fixture

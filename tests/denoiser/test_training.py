@@ -5,7 +5,6 @@ import torch
 
 from autoencoder import TextAutoencoder
 from denoiser import LatentDenoiser, LossOptions, PretrainedDenoiser
-from denoiser.schedulers import make_scheduler
 
 BINS = ("0.00_to_0.25", "0.25_to_0.50", "0.50_to_0.75", "0.75_to_1.00")
 
@@ -59,14 +58,10 @@ def test_optimizer_holds_the_denoiser_only(module, batch, fit):
 
 
 @pytest.fixture
-def pretrained(make_autoencoder, make_denoiser, tmp_path):
+def pretrained(pretrained_folder):
     """A trained denoiser, and another copy of its autoencoder, rounded as in a release."""
-    autoencoder = make_autoencoder()
-    autoencoder.statistics.measure(torch.randn(50, 8))
-    autoencoder.save_pretrained(tmp_path / "autoencoder")
-    make_denoiser().save_pretrained(tmp_path / "denoiser")
-    make_scheduler("euler", 3.0).save_pretrained(tmp_path / "scheduler")
-    return PretrainedDenoiser(str(tmp_path)), autoencoder.bfloat16().float()
+    trained, again = (PretrainedDenoiser(str(pretrained_folder)) for _ in range(2))
+    return trained, again.autoencoder.bfloat16().float()
 
 
 def test_a_trained_denoiser_is_gone_on_with(make_lit_denoiser, pretrained, batch, fit):

@@ -1,11 +1,17 @@
 """The diffusers guiders that fit the denoiser, by name, and guidance by a weaker denoiser."""
 
+import logging
 from typing import Any, Literal, get_args
 
 from diffusers.guiders import AdaptiveProjectedGuidance, ClassifierFreeGuidance
 from diffusers.guiders.guider_utils import BaseGuidance
 
 from denoiser.model import LatentDenoiser
+
+# Every guider that is made, also for one call, would warn that guiders are experimental.
+logging.getLogger("diffusers.guiders.guider_utils").addFilter(
+    lambda record: "experimental feature" not in record.getMessage()
+)
 
 GuiderName = Literal["constant", "interval", "projected", "autoguidance"]
 

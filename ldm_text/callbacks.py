@@ -12,13 +12,14 @@ from transformers import PreTrainedTokenizerFast
 from autoencoder.sharding import whole_networks
 from autoencoder.training import LitAutoencoder
 from denoiser.distillation_training import LitDistillation
+from denoiser.guiders import make_guider
 from denoiser.schedulers import SamplingDefaults, make_scheduler
 from denoiser.training import LitDenoiser
 from ldm_text.baselines.pipeline import TokenPipeline
 from ldm_text.baselines.training import LitTokenModel
 from ldm_text.evaluation.metrics import corpus_bleu
 from ldm_text.first_batch import KeepFirstBatch
-from ldm_text.pipeline import LatentTextPipeline, default_guider
+from ldm_text.pipeline import LatentTextPipeline
 
 
 def decode_rows(tokenizer: PreTrainedTokenizerFast, ids: Tensor, mask: Tensor) -> list[str]:
@@ -113,7 +114,7 @@ class LogTexts(KeepFirstBatch):
             module.autoencoder,
             module.denoiser,
             make_scheduler(sampling.scheduler, module.noise_shift),
-            default_guider(sampling.guidance_scale),
+            make_guider("constant", sampling.guidance_scale),
             *lengths,
             clamp_start=sampling.clamp_start,
             num_inference_steps=sampling.num_inference_steps,

@@ -55,6 +55,7 @@ COMMANDS = {
     ),
     "score_task": ("ldm_text.demonstrations.score", "check generated texts of a task"),
     "select_texts": ("ldm_text.evaluation.select", "keep generated texts with the right slots"),
+    "targets": ("ldm_text.evaluation.targets", "tell what was to be reached and what was found"),
     "train_tokenizer": ("ldm_text.tokenizer", "train a byte-level BPE tokenizer"),
     "variations": ("ldm_text.control.verb_commands", "write texts near a text"),
 }

@@ -14,6 +14,7 @@ from yaml import YAMLError
 
 from denoiser.decoder_adaptation import LitDecoderAdaptation
 from denoiser.distillation_training import LitDistillation
+from denoiser.guiders import make_guider
 from denoiser.schedulers import SchedulerName, make_scheduler
 from denoiser.training import LitDenoiser
 from ldm_text.baselines.pipeline import TokenPipeline
@@ -22,7 +23,7 @@ from ldm_text.baselines.training import LitTokenModel
 from ldm_text.checksums import CHECKSUMS, write_checksums
 from ldm_text.data.labels import corpus_option, labels_of_training
 from ldm_text.parsers import check_nesting
-from ldm_text.pipeline import LatentTextPipeline, default_guider
+from ldm_text.pipeline import LatentTextPipeline
 from ldm_text.tokenizer import load_tokenizer
 from ldm_text.training_checkpoint import load_trained_module
 from ldm_text.training_report import autoencoder_checkpoint, describe_training
@@ -175,7 +176,9 @@ def export(
             autoencoder,
             denoiser,
             make_scheduler(scheduler or sampling.scheduler, module.noise_shift),
-            default_guider(sampling.guidance_scale if guidance_scale is None else guidance_scale),
+            make_guider(
+                "constant", sampling.guidance_scale if guidance_scale is None else guidance_scale
+            ),
             *lengths,
             sampling.clamp_start if clamp_start is None else clamp_start,
             sampling.num_inference_steps if num_inference_steps is None else num_inference_steps,

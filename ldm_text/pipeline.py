@@ -1,13 +1,11 @@
 """The pipeline: prompts to latents of their text, noise to latents, latents to text."""
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.guiders import ClassifierFreeGuidance
 from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
@@ -32,11 +30,6 @@ from ldm_text.source_fields import SourceFields
 from ldm_text.stopping import token_patience
 from ldm_text.text_latents import TextLatents
 from ldm_text.token_control import TokenControl
-
-# Every guider that is made, also for one call, would warn that guiders are experimental.
-logging.getLogger("diffusers.guiders.guider_utils").addFilter(
-    lambda record: "experimental feature" not in record.getMessage()
-)
 
 
 class LatentTextPipeline(TextLatents, Compilable, DiffusionPipeline):
@@ -352,8 +345,3 @@ class LatentTextPipeline(TextLatents, Compilable, DiffusionPipeline):
             stop_confidence=stop_confidence,
             attributes=attributes,
         )
-
-
-def default_guider(guidance_scale: float = 3.0) -> BaseGuidance:
-    """Make the guider of a new pipeline."""
-    return ClassifierFreeGuidance(guidance_scale=guidance_scale)

@@ -15,9 +15,10 @@ import yaml
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from denoiser.guiders import make_guider
 from denoiser.schedulers import make_scheduler
 from denoiser.training import LitDenoiser
-from ldm_text.pipeline import LatentTextPipeline, default_guider
+from ldm_text.pipeline import LatentTextPipeline
 from ldm_text.tokenizer import load_tokenizer
 from ldm_text.training_checkpoint import load_trained_module
 
@@ -141,7 +142,7 @@ def test_an_exported_folder_writes_the_same_texts_as_the_checkpoint(exported, tr
         module.autoencoder,
         module.denoiser,
         make_scheduler("euler", module.noise_shift),
-        default_guider(3.0),
+        make_guider("constant", 3.0),
         64,
         48,
     )

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from denoiser.guiders import make_guider
 from denoiser.schedulers import make_scheduler
-from ldm_text.pipeline import LatentTextPipeline, default_guider
+from ldm_text.pipeline import LatentTextPipeline
 from ldm_text.tokenizer import load_tokenizer, train_tokenizer
 
 SENTENCES = [
@@ -39,7 +40,7 @@ def make_pipeline(toy_tokenizer, make_autoencoder, make_denoiser):
             "autoencoder": autoencoder.eval(),
             "denoiser": make_denoiser().eval(),
             "scheduler": make_scheduler("euler", 4.0),
-            "guider": default_guider(),
+            "guider": make_guider("constant", 3.0),
             "max_length_tokens": 16,
             "max_source_length_tokens": 24,
         }

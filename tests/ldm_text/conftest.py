@@ -1,4 +1,7 @@
-"""A pipeline of toy size with a real tokenizer."""
+"""A pipeline of toy size with a real tokenizer, called from Python and by the command line."""
+
+import json
+from functools import partial
 
 import pytest
 import torch
@@ -59,3 +62,65 @@ def pipeline_folder(pipeline, tmp_path):
     folder = tmp_path / "pipeline"
     pipeline.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def mixed_prompts():
+    """Prompts of all kinds, an empty one and none among them."""
+    return ["name[The Mill]", "", None, "The Punter is a coffee shop near the river."]
+
+
+@pytest.fixture
+def generators():
+    """Make a source of noise for each row, which is that of its number."""
+
+    def make(rows=range(4)):
+        return [torch.Generator().manual_seed(row) for row in rows]
+
+    return make
+
+
+@pytest.fixture
+def run(pipeline, mixed_prompts, generators):
+    """Generate for ``mixed_prompts``, each row from its own noise."""
+
+    def call(prompt=mixed_prompts, **options):
+        return pipeline(prompt, **{"num_inference_steps": 3, "generator": generators()} | options)
+
+    return call
+
+
+@pytest.fixture
+def sources():
+    """Prompts of a generation, an empty one and none among them."""
+    return ["name[The Mill]", "", None, "The Punter is a coffee shop.", "name[Zizzi], food[French]"]
+
+
+@pytest.fixture
+def write_prompts(tmp_path):
+    def write(*lines, name="prompts.jsonl"):
+        path = tmp_path / name
+        path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def prompts(write_prompts, sources):
+    return write_prompts(*(json.dumps({"source": prompt}) for prompt in sources if prompt))
+
+
+@pytest.fixture
+def generate(main, pipeline_folder):
+    """Run ``ldm-text generate``; return its exit code, standard output and standard error."""
+    common = ["--pipeline", pipeline_folder, "--num_inference_steps", 3, "--precision", "float32"]
+    return partial(main, "generate", *common)
+
+
+@pytest.fixture
+def read_lines():
+    def read(path):
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+    return read

@@ -1,67 +1,22 @@
+"""A pipeline is saved and loaded, takes prompts and gives texts."""
+
 import json
 from itertools import pairwise
-from typing import ClassVar, get_args
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
-from diffusers.configuration_utils import register_to_config
-from diffusers.guiders import (
-    AdaptiveProjectedGuidance,
-    AutoGuidance,
-    ClassifierFreeGuidance,
-    SkipLayerGuidance,
-)
-from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.utils import logging as diffusers_logging
 
-from denoiser.schedulers import SchedulerName, make_scheduler, noise_shift_of
+from denoiser.schedulers import make_scheduler
 from ldm_text.pipeline import LatentTextPipeline
-
-SCHEDULERS = [name for name in get_args(SchedulerName) if name != "flow_map"]  # for a student
-PROMPTS = ["name[The Mill]", "", None, "The Punter is a coffee shop near the river."]
-
-
-class Unguided(BaseGuidance):
-    """A guider without a scale."""
-
-    _input_predictions: ClassVar[list[str]] = ["pred_cond"]
-
-    @register_to_config
-    def __init__(self):
-        super().__init__()
-
-    @property
-    def num_conditions(self):
-        return 1
-
-
-def generators(rows=range(4)):
-    return [torch.Generator().manual_seed(row) for row in rows]
-
-
-@pytest.fixture
-def run(pipeline):
-    """Generate for ``PROMPTS``, each row from its own noise."""
-
-    def call(prompt=PROMPTS, **options):
-        return pipeline(prompt, **{"num_inference_steps": 3, "generator": generators()} | options)
-
-    return call
-
-
-def assert_other_texts(output, reference):
-    assert len(output.texts) == len(reference.texts)
-    assert output.texts != reference.texts
-
 
 # Saving and loading
 
 
-def test_a_loaded_pipeline_writes_the_same_texts(run, pipeline_folder):
+def test_a_loaded_pipeline_writes_the_same_texts(run, pipeline_folder, mixed_prompts, generators):
     saved = run()
     loaded = LatentTextPipeline.from_pretrained(pipeline_folder)
-    output = loaded(PROMPTS, num_inference_steps=3, generator=generators())
+    output = loaded(mixed_prompts, num_inference_steps=3, generator=generators())
     assert len(set(saved.texts)) == 4
     assert output.texts == saved.texts
     assert torch.equal(output.latents, saved.latents)
@@ -119,89 +74,6 @@ def test_parts_of_other_sizes_do_not_make_a_pipeline(
         make_pipeline(max_source_length_tokens=0)
 
 
-# Schedulers and guiders
-
-
-@pytest.mark.parametrize("name", SCHEDULERS)
-def test_a_scheduler_can_be_swapped_on_a_loaded_pipeline(pipeline_folder, run, tmp_path, name):
-    loaded = LatentTextPipeline.from_pretrained(pipeline_folder)
-    loaded.scheduler = make_scheduler(name, noise_shift_of(loaded.scheduler))
-    output = loaded(PROMPTS, num_inference_steps=3, generator=generators())
-    assert torch.isfinite(output.latents).all()
-    assert (name == "euler") == torch.equal(output.latents, run().latents)
-    loaded.save_pretrained(tmp_path / "other")
-    again = LatentTextPipeline.from_pretrained(tmp_path / "other")
-    assert type(again.scheduler) is type(loaded.scheduler)
-    assert again(PROMPTS, num_inference_steps=3, generator=generators()).texts == output.texts
-
-
-def test_a_scheduler_for_students_of_its_own_is_refused(pipeline):
-    pipeline.scheduler = make_scheduler("flow_map", 4.0)
-    with pytest.raises(ValueError, match="'flow_map', need a student of FlowMapDistillation"):
-        pipeline(PROMPTS, num_inference_steps=2)
-
-
-def test_a_scheduler_of_another_noise_process_is_refused(pipeline):
-    pipeline.scheduler = DDIMScheduler()
-    with pytest.raises(ValueError, match="DDIMScheduler does not follow the straight path"):
-        pipeline()
-
-
-@pytest.mark.parametrize(
-    "guider",
-    [
-        ClassifierFreeGuidance(1.5),
-        ClassifierFreeGuidance(3.0, start=0.4),
-        ClassifierFreeGuidance(3.0, guidance_rescale=0.7),
-        AdaptiveProjectedGuidance(3.0, eta=0.0),
-    ],
-)
-def test_a_guider_can_be_swapped(pipeline, run, guider):
-    default = run()
-    pipeline.guider = guider
-    output = run()
-    assert torch.isfinite(output.latents).all()
-    assert not torch.allclose(output.latents[0], default.latents[0], atol=1e-2)
-    # The null stands in both branches of a row without a prompt.
-    if guider.config.guidance_rescale == 0:
-        assert torch.allclose(output.latents[2], default.latents[2], atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("guider", "message"),
-    [
-        (AutoGuidance(auto_guidance_layers=[0], dropout=1.0), "AutoGuidance changes the layers"),
-        (SkipLayerGuidance(skip_layer_guidance_layers=[0]), "SkipLayerGuidance changes the layers"),
-        (
-            AdaptiveProjectedGuidance(adaptive_projected_guidance_momentum=-0.5),
-            "`adaptive_projected_guidance_momentum` is not supported",
-        ),
-    ],
-)
-def test_a_guider_that_would_have_no_effect_is_refused(pipeline, guider, message):
-    pipeline.guider = guider
-    with pytest.raises(ValueError, match=message):
-        pipeline()
-
-
-def test_guidance_scale_of_a_call_replaces_that_of_the_guider_once(pipeline, run):
-    default = run()
-    strong = run(guidance_scale=7.0)
-    assert pipeline.guider.guidance_scale == 3.0
-    assert torch.equal(run().latents, default.latents)
-    pipeline.guider = ClassifierFreeGuidance(7.0)
-    assert torch.equal(run().latents, strong.latents)
-    assert_other_texts(strong, default)
-
-
-def test_guidance_scale_needs_a_guider_that_has_one(pipeline, run):
-    unguided = run(guidance_scale=1.0)
-    pipeline.guider = Unguided()
-    assert torch.equal(run().latents, unguided.latents)
-    with pytest.raises(ValueError, match="`guidance_scale` has no effect: Unguided has none"):
-        run(guidance_scale=3.0)
-
-
 # Prompts
 
 
@@ -214,21 +86,21 @@ def test_no_prompt_is_one_unconditional_text(pipeline):
     assert outputs[0].texts == outputs[1].texts
 
 
-def test_an_unconditional_row_ignores_guidance_and_the_other_rows(pipeline, run):
+def test_an_unconditional_row_ignores_guidance_and_the_other_rows(pipeline, run, generators):
     mixed = run()
     alone = pipeline(num_inference_steps=3, generator=generators([2]), guidance_scale=1.0)
     assert alone.texts == mixed.texts[2:3]
     assert torch.allclose(alone.latents[0], mixed.latents[2], atol=1e-4)
 
 
-def test_an_empty_prompt_is_not_the_same_as_none(pipeline):
+def test_an_empty_prompt_is_not_the_same_as_none(pipeline, generators):
     empty, none = (
         pipeline(prompt, num_inference_steps=3, generator=generators([1])) for prompt in ("", None)
     )
     assert not torch.allclose(empty.latents, none.latents, atol=1e-2)
 
 
-def test_a_string_is_the_same_as_a_list_of_it(pipeline):
+def test_a_string_is_the_same_as_a_list_of_it(pipeline, generators):
     outputs = [
         pipeline(prompt, num_inference_steps=3, generator=generators([1]))
         for prompt in ("name[The Mill]", ["name[The Mill]"])
@@ -264,28 +136,6 @@ def test_the_longest_prompt_is_not_cut(pipeline, toy_tokenizer):
     prompt = "Z" * 23
     assert len(toy_tokenizer(prompt)["input_ids"]) == 23
     assert pipeline.tokenize_prompts([prompt]) == pipeline.tokenize_prompts([prompt], truncate=True)
-
-
-# Batches
-
-
-@pytest.mark.parametrize("name", SCHEDULERS)
-def test_the_text_of_a_row_is_the_same_alone_and_in_any_batch(pipeline, run, name):
-    pipeline.scheduler = make_scheduler(name, 4.0)
-    together = run()
-    for rows in ([0], [2], [3, 1], [2, 3, 0]):
-        output = run([PROMPTS[row] for row in rows], generator=generators(rows))
-        assert output.texts == [together.texts[row] for row in rows]
-        assert torch.allclose(output.latents, together.latents[rows], atol=1e-3)
-
-
-def test_one_generator_serves_all_rows_and_repeats(pipeline):
-    first, again, other = (
-        pipeline([None] * 3, num_inference_steps=3, generator=torch.Generator().manual_seed(seed))
-        for seed in (0, 0, 1)
-    )
-    assert first.texts == again.texts
-    assert len({*first.texts, *other.texts}) == 6
 
 
 # Output

@@ -1,13 +1,15 @@
 """Batches and generators for baselines at toy size."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from ldm_text.baselines.pipeline import TokenPipeline
-from ldm_text.baselines.sequences import prompt_batch, token_batch
+from ldm_text.baselines.sequences import TokenBatch, prompt_batch, token_batch
 from tests.ldm_text.baselines.families import FAMILIES, SIZES
 
-END = 1
+VOCAB_SIZE, PAD, END = 40, 0, 1
 
 
 @pytest.fixture
@@ -31,9 +33,51 @@ def prompts():
 
 
 @pytest.fixture
+def rows_of():
+    """Choose rows of a batch."""
+
+    def choose(batch, rows):
+        return TokenBatch(*(getattr(batch, name)[rows] for name in vars(batch)))
+
+    return choose
+
+
+@pytest.fixture
+def same_source(rows_of):
+    """Put texts behind the first of the prompts."""
+
+    def make(prompts, texts, attention_mask=None):
+        rows = rows_of(prompts, torch.zeros(len(texts), dtype=torch.long))
+        mask = texts != PAD if attention_mask is None else attention_mask
+        return replace(rows, input_ids=texts, attention_mask=mask)
+
+    return make
+
+
+@pytest.fixture
+def text_batch():
+    """Make texts without a source."""
+
+    def make(ids):
+        start = torch.full_like(ids[:, :1], END)
+        return TokenBatch(start, start.bool(), ids, torch.ones_like(ids, dtype=torch.bool))
+
+    return make
+
+
+@pytest.fixture
 def row_generators():
     def make(num_rows, seed=0):
         return [torch.Generator().manual_seed(1000 * seed + row) for row in range(num_rows)]
+
+    return make
+
+
+@pytest.fixture
+def make_baseline(activate):
+    def make(family, active=True, **options):
+        model = FAMILIES[family](**{"vocab_size": VOCAB_SIZE} | SIZES | options).eval()
+        return activate(model) if active else model
 
     return make
 

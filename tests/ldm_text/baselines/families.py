@@ -20,3 +20,4 @@ FAMILIES = {
     "embedding_diffusion": EmbeddingDiffusionModel,
 }
 SIZES = {"hidden_dim": 32, "num_layers": 2, "num_heads": 2}
+TINY = {"vocab_size": 6, "hidden_dim": 16, "num_layers": 1, "num_heads": 2}

@@ -1,7 +1,10 @@
-"""A quick work whose records are hashes, and ways to run and to kill jobs with it."""
+"""A quick work whose records are hashes, and ways to run and to kill jobs and to read them."""
 
+import gzip
 import hashlib
 import io
+import json
+import lzma
 import multiprocessing
 import os
 import resource
@@ -11,7 +14,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyarrow import parquet  # noqa: F401 (before the fork)
+import zstandard
+from pyarrow import parquet  # before the fork
 
 from ldm_text.batch.job import run_job
 from ldm_text.batch.options import JobOptions
@@ -123,3 +127,29 @@ def run(options, **arguments):
 
 def options_for(prompts, output, **options):
     return JobOptions(Path(prompts), Path(output), **{"batch_size": 2} | options)
+
+
+READ = {
+    "out.jsonl": bytes,
+    "out.jsonl.gz": gzip.decompress,
+    "out.jsonl.xz": lzma.decompress,
+    "out.jsonl.zst": lambda content: (
+        zstandard.ZstdDecompressor().stream_reader(content, read_across_frames=True).read()
+    ),
+}
+
+
+def read(path):
+    if path.suffix == ".parquet":
+        return parquet.read_table(path).to_pylist()
+    content = READ.get(path.name, bytes)(path.read_bytes())
+    return [json.loads(line) for line in content.splitlines()]
+
+
+def expected_records(num_rows=50, num_samples=1):
+    sources = [f"{number} {'x' * (number * 7 % 30)}" for number in range(num_rows)]
+    return [
+        {"id": row, "source": source, "text": digest(source, row, sample), "sample": sample}
+        for row, source in enumerate(sources)
+        for sample in range(num_samples)
+    ]

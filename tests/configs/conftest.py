@@ -7,6 +7,7 @@ import yaml
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 UPON_SMALL = ("e2e_small_distilled", "e2e_small_fields", "e2e_small_muon")
+UPON_SMALL += ("tinystories_small_dropout",)
 UPON_FIELDS = ("e2e_small_complete",)
 OVERLAYS = ("tiny", "e2e_distilled", "e2e_small", *UPON_SMALL, *UPON_FIELDS)
 OVERLAYS += ("tinystories_small", "e2e_infill", "e2e_teacher", "paradetox_autoregressive")
@@ -29,7 +30,9 @@ def options_of(path):
     if path.parent.parent.name == "ablations":
         stage = CONFIGS / path.parent.name
         return ["-c", stage / "e2e.yaml", "-c", stage / "e2e_small.yaml", "-c", path]
-    is_student = path.stem.endswith(("_small", "_fields", "_consistency", "_flow_map", "tiny"))
+    is_student = path.stem.endswith(
+        ("_small", "_fields", "_dropout", "_consistency", "_flow_map", "tiny")
+    )
     is_student = is_student or path.stem == "tinystories_masked_sdtt"
     if path.parent.name == "distillation" and is_student:
         files = [path.with_name(name) for name in distillation_bases(path)]
@@ -42,7 +45,8 @@ def options_of(path):
     if path.stem not in OVERLAYS:
         return ["-c", path]
     if path.stem in UPON_SMALL + UPON_FIELDS:
-        below = ["e2e.yaml", "e2e_small.yaml"]
+        data = path.stem.split("_")[0]
+        below = [f"{data}.yaml", f"{data}_small.yaml"]
         below += ["e2e_small_fields.yaml"] if path.stem in UPON_FIELDS else []
         files = [path.with_name(name) for name in (*below, path.name)]
         return [option for file in files for option in ("-c", file)]

@@ -88,10 +88,12 @@ class SlotChecker:
         """Shares of rows in [0, 1]: with an error, by kind; and with paraphrase errors, by kind.
 
         The latter are not in ``slot_error_rate``: people leave slots out, too.
+        ``rows_without_fault`` have neither: a model that says less has fewer errors.
         """
         rows = list(zip(sources, texts, strict=True))
         errors = [self.errors(*row) for row in rows]
         paraphrases = [self.paraphrase_errors(*row) for row in rows]
+        faults = [{**row, **others} for row, others in zip(errors, paraphrases, strict=True)]
         return {
             "slot_error_rate": sum(any(row.values()) for row in errors) / len(errors),
             "rows_with_missing": sum(bool(row["missing"]) for row in errors) / len(errors),
@@ -99,4 +101,5 @@ class SlotChecker:
             "rows_with_omitted": sum(bool(row["omitted"]) for row in paraphrases) / len(rows),
             "rows_with_contradicted": sum(bool(row["contradicted"]) for row in paraphrases)
             / len(rows),
+            "rows_without_fault": sum(not any(row.values()) for row in faults) / len(rows),
         }

@@ -35,6 +35,7 @@ WITH_SLOTS = {
     "rows_with_invented",
     "rows_with_omitted",
     "rows_with_contradicted",
+    "rows_without_fault",
 }
 WITH_TRAINING = {"train_4gram_overlap", "copied_from_training"}
 WITH_SCORER = {"generative_perplexity", "generative_perplexity_per_word"}

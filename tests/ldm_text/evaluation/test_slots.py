@@ -58,6 +58,7 @@ def test_rates_are_shares_of_rows(checker):
         "rows_with_invented": 0.5,
         "rows_with_omitted": 0.0,
         "rows_with_contradicted": 0.0,
+        "rows_without_fault": 0.25,
     }
 
 
@@ -86,6 +87,8 @@ def test_paraphrased_slots_are_omitted_or_contradicted(checker, text, omitted, c
     rates = checker.error_rate([BARE], [text])
     assert rates["rows_with_omitted"] == float(bool(omitted))
     assert rates["rows_with_contradicted"] == float(bool(contradicted))
+    is_faulty = rates["slot_error_rate"] or omitted or contradicted
+    assert rates["rows_without_fault"] == float(not is_faulty)
 
 
 def test_only_what_the_source_has_is_asked_for(checker):

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
+from autoencoder.newton_schulz import StackedMuon
 from autoencoder.transformer import TransformerBlock
 
 
@@ -30,9 +31,9 @@ class MuonWithAdamW(Optimizer):
     """Orthogonalize the updates of matrices (Muon, Jordan et al. 2024), and run AdamW on the rest.
 
     The updates of Muon are scaled to the size that those of AdamW have (Liu et al. 2025), so that
-    both share learning rate and weight decay, and a configuration changes its optimizer alone. Both
-    are PyTorch's. The query, key and value projections of a block are one matrix here and are
-    orthogonalized together, as are gate and value of its feed-forward layer.
+    both share learning rate and weight decay, and a configuration changes its optimizer alone. The
+    query, key and value projections of a block are one matrix here and are orthogonalized together,
+    as are gate and value of its feed-forward layer.
 
     The training modules tell which weights are matrices of blocks, by ``take_matrices``; before
     that no step can be taken.
@@ -57,13 +58,8 @@ class MuonWithAdamW(Optimizer):
     ) -> None:
         weights = list(params)
         self.adamw = AdamW(weights, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
-        self.muon: Muon | None = None
-        self.muon_options = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "adjust_lr_fn": "match_rms_adamw",
-        }
+        self.muon: StackedMuon | None = None
+        self.muon_options = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(weights, self.adamw.defaults)
 
     def take_matrices(self, module: nn.Module) -> None:
@@ -85,7 +81,7 @@ class MuonWithAdamW(Optimizer):
                 "MuonWithAdamW needs whole matrices, which `--trainer.strategy fully_sharded` "
                 "splits: use `--trainer.strategy ddp`, or AdamW."
             )
-        self.muon = Muon(matrices, **self.muon_options)
+        self.muon = StackedMuon(matrices, **self.muon_options)
         taken = {id(weight) for weight in matrices}
         (group,) = self.param_groups
         rest = [weight for weight in group["params"] if id(weight) not in taken]

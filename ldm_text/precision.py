@@ -10,21 +10,11 @@ from typing import Any, Literal
 
 import torch
 
+from autoencoder.bfloat16 import has_native_bfloat16
+
 Precision = Literal["auto", "float32", "bfloat16"]
 
 logger = logging.getLogger(__name__)
-
-
-def has_native_bfloat16(device: torch.device) -> bool:
-    """Return whether a device computes in bfloat16 itself instead of emulating it."""
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu":
-        return False  # nothing is known of it, and float32 is right everywhere
-    # oneDNN counts AVX-512 without bfloat16 instructions as support; they are emulated there.
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Precision:

@@ -64,6 +64,17 @@ def activate():
 
 
 @pytest.fixture
+def give_cpu(monkeypatch):
+    """Let torch find some instructions, and no others."""
+
+    def give(*names):
+        found = {"avx2": True, "avx512_f": True} | dict.fromkeys(names, True)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+
+    return give
+
+
+@pytest.fixture
 def make_autoencoder(activate):
     def make(active=True, **options):
         autoencoder = TextAutoencoder(**TOY_AUTOENCODER | options)

@@ -7,9 +7,10 @@ from lightning import Callback
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import distribute_tensor
-from torch.optim import AdamW, Muon
+from torch.optim import AdamW
 
 from autoencoder.muon import MuonWithAdamW, block_matrices
+from autoencoder.newton_schulz import StackedMuon
 from autoencoder.transformer import Transformer
 
 
@@ -68,14 +69,14 @@ def test_matrices_are_those_inside_of_blocks():
     }
 
 
-def test_steps_are_those_of_both_optimizers_of_pytorch(make_network):
+def test_steps_are_those_of_both_optimizers(make_network):
     network, expected = make_network(), make_network()
     options = {"lr": 1e-2, "weight_decay": 0.1}
     matrices = block_matrices(expected)
     taken = {id(weight) for weight in matrices}
     rest = [weight for weight in expected.parameters() if id(weight) not in taken]
     both = [
-        Muon(matrices, momentum=0.9, adjust_lr_fn="match_rms_adamw", **options),
+        StackedMuon(matrices, momentum=0.9, **options),
         AdamW(rest, betas=(0.9, 0.98), **options),
     ]
     take_steps(network, [optimizer_of(network, weight_decay=0.1, momentum=0.9)], 3)

@@ -9,11 +9,11 @@ from itertools import chain
 import pytest
 import torch
 
+from autoencoder.bfloat16 import has_native_bfloat16
 from denoiser.schedulers import make_scheduler
 from ldm_text.batch.progress import Progress
 from ldm_text.generated_rows import generate_rows, row_generator
 from ldm_text.pipeline import LatentTextPipeline
-from ldm_text.precision import has_native_bfloat16
 
 CPU = torch.device("cpu")
 

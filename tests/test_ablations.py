@@ -142,3 +142,21 @@ def test_the_table_has_means_and_standard_errors(rows):
     # seed 1 has no base to be compared with
     assert table[3].startswith("| noise shift (4) | 9 | 40 \u00b1 1 | 2 | 0.5 \u00b1 0 |")
     assert table[3].endswith("| 2 |")
+
+
+def test_the_table_has_a_perplexity_where_one_was_measured(rows):
+    from ablation_table import markdown_table
+
+    def line(row, seed, **figures):
+        names = ("energy_distance", "mauve", "unigram_entropy", "distinct_2", "length_error")
+        texts = {"num_inference_steps": 8} | dict.fromkeys(names, 0.5) | figures
+        costs = {"parameters": 2.5, "training_flops": 4.0}
+        keys = {"row": row, "data": "tinystories", "seed": seed, "budget": 1.0, "autoencoder": {}}
+        return keys | costs | {"texts": [texts]}
+
+    with_scorer = line("base", 0, generative_perplexity=900.0)
+    table = markdown_table(list(rows.values()), [with_scorer, line("kl", 0)], 1.0).splitlines()
+    place = table[0].split("|").index(" perplexity, 8 steps ")
+    assert [row.split("|")[place].strip() for row in table[2:]] == ["900", ""]
+    without = markdown_table(list(rows.values()), [line("base", 0), line("kl", 0)], 1.0)
+    assert "perplexity" not in without

@@ -17,6 +17,7 @@ TEXT_FIGURES = {
     "e2e": {"bleu": "BLEU", "slot_error_rate": "slot errors"},
     "tinystories": {
         "energy_distance": "energy distance",
+        "generative_perplexity": "perplexity",  # where there was a scorer
         "mauve": "MAUVE",
         "unigram_entropy": "entropy",
         "distinct_2": "distinct-2",  # a distance falls, too, where texts become alike or short
@@ -39,7 +40,8 @@ def figures_of(line: dict[str, Any]) -> dict[str, float]:
     figures: dict[str, float] = {}
     for texts in line["texts"]:
         for name, title in TEXT_FIGURES[line["data"]].items():
-            figures[f"{title}, {texts['num_inference_steps']} steps"] = texts[name]
+            if name in texts:
+                figures[f"{title}, {texts['num_inference_steps']} steps"] = texts[name]
     for name, title in AUTOENCODER_FIGURES.items():
         if name in line["autoencoder"]:
             figures[title] = line["autoencoder"][name]

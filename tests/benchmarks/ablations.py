@@ -8,7 +8,8 @@ and seed is one line in logs/ablations/DATA/results.jsonl, or in the file of ``-
 several machines and sessions may add to. What is finished is not done again, what was broken off
 goes on. E2E is measured by BLEU against all references and slot errors, at 4 and 16
 steps with guidance 3; TinyStories by distances of sentence embeddings, at 8 steps (extra
-``evaluate``).
+``evaluate``), and by perplexity under a ``--scorer``, which unlike the embeddings knows nothing of
+the pretrained encoder that two rows take.
 """
 
 import csv
@@ -57,6 +58,7 @@ def run_rows(
     folder: Path = ROOT / "logs" / "ablations",
     max_rows: int = 1000,
     options: tuple[str, ...] = (),
+    scorer: str | None = None,
     results: Path | None = None,
     table: Path | None = None,
 ) -> int:
@@ -70,6 +72,7 @@ def run_rows(
         folder: Where trainings and pipelines are kept.
         max_rows: Most sources, or texts where there are no sources, to measure on.
         options: Further options of each ``ldm-text fit``.
+        scorer: Language model for the perplexity of the texts, as for ``ldm-text evaluate``.
         results: JSON Lines file of the results; by default in ``folder``.
         table: Markdown file to write, in place of all else.
 
@@ -93,7 +96,8 @@ def run_rows(
             common = {"data": data, "seed": seed, "budget": budget, "options": options}
             try:
                 trainings = [training_of(all_rows, row, each, place, **common) for each in STAGES]
-                measure_row(row, [one for one in trainings if one is not None], results, max_rows)
+                done = [one for one in trainings if one is not None]
+                measure_row(row, done, results, max_rows, scorer)
             except (subprocess.CalledProcessError, OSError, ValueError) as error:
                 logger.info("%s, seed %d failed: %s", row.name, seed, error)
                 failed.append((row.name, seed))
@@ -102,12 +106,14 @@ def run_rows(
     return 1 if failed else 0
 
 
-def measure_row(row: Row, trainings: list[Training], results: Path, max_rows: int) -> None:
+def measure_row(
+    row: Row, trainings: list[Training], results: Path, max_rows: int, scorer: str | None
+) -> None:
     """Train, generate, and append a line, unless the line is there."""
     first, last = trainings[0], trainings[-1]
     key = {"row": row.name, "data": last.data, "seed": last.seed, "budget": last.budget}
-    parts = json.dumps([last.digest(), row.sampling, max_rows])
-    digest = hashlib.sha256(parts.encode()).hexdigest()[:16]
+    parts = [last.digest(), row.sampling, max_rows] + ([] if scorer is None else [scorer])
+    digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
     if any(line["digest"] == digest for line in read_results(results)):
         return
     last.run()
@@ -118,13 +124,15 @@ def measure_row(row: Row, trainings: list[Training], results: Path, max_rows: in
     line["training_minutes"] = sum(run["training_seconds"] for run in runs) / 60
     line["training_flops"] = sum(run["training_flops"] for run in runs) / 1e13
     line["autoencoder"] = last_metrics(first.folder / "metrics.csv")
-    line |= measure_texts(row, last, max_rows)
+    line |= measure_texts(row, last, max_rows, scorer)
     results.parent.mkdir(parents=True, exist_ok=True)
     with results.open("a") as file:
         file.write(json.dumps(line) + "\n")
 
 
-def measure_texts(row: Row, training: Training, max_rows: int) -> dict[str, Any]:
+def measure_texts(
+    row: Row, training: Training, max_rows: int, scorer: str | None
+) -> dict[str, Any]:
     """Export a denoiser, and measure its texts at each number of steps."""
     from denoiser.schedulers import make_scheduler, noise_shift_of
     from ldm_text.evaluation.reports import describe_pipeline
@@ -143,7 +151,7 @@ def measure_texts(row: Row, training: Training, max_rows: int) -> dict[str, Any]
     scale = sampling.pop("guidance_scale", data["guidance_scale"])
     sweep = Sweep(
         pipeline,
-        make_evaluator(training.data, str(pipeline_folder / "tokenizer"), max_rows),
+        make_evaluator(training.data, str(pipeline_folder / "tokenizer"), max_rows, scorer),
         sampling.pop("options", None),
         precision="float32",
     )
@@ -156,12 +164,13 @@ def measure_texts(row: Row, training: Training, max_rows: int) -> dict[str, Any]
 
 
 @cache
-def make_evaluator(data_set: str, tokenizer: str, max_rows: int) -> Any:
+def make_evaluator(data_set: str, tokenizer: str, max_rows: int, scorer: str | None) -> Any:
     """Read the validation split, and what it is measured with; the same for each row."""
     from ldm_text.data.records import read_records
     from ldm_text.evaluation.embedder import SentenceEmbedder
     from ldm_text.evaluation.evaluator import TextEvaluator
     from ldm_text.evaluation.references import cut_long_texts, group_by_source
+    from ldm_text.evaluation.scorer import Scorer
     from ldm_text.tokenizer import load_tokenizer
 
     data, root = DATA[data_set], Path(os.environ.get("LDM_TEXT_DATA", "data"))
@@ -177,7 +186,8 @@ def make_evaluator(data_set: str, tokenizer: str, max_rows: int) -> Any:
         slot_sources = [record.source for record in training if record.source is not None]
     records = group_by_source(records)
     records = records[:: -(-len(records) // max_rows)]  # spread over the file
-    return TextEvaluator(records, embedder=embedder, slot_sources=slot_sources)
+    judge = None if scorer is None else Scorer.from_pretrained(scorer)
+    return TextEvaluator(records, scorer=judge, embedder=embedder, slot_sources=slot_sources)
 
 
 def last_metrics(path: Path) -> dict[str, float]:

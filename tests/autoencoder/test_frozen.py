@@ -1,3 +1,4 @@
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -90,3 +91,21 @@ def test_without_texts_it_says_where_they_come_from(pretrained):
     ids = torch.full((1, 4), 5)
     with pytest.raises(ValueError, match="the data module must have `token_texts`"):
         model.encode(ids, ids > 0)
+
+
+def test_a_saved_model_decodes_where_there_is_no_pretrained_encoder(
+    pretrained, token_texts, activate, tmp_path
+):
+    there = shutil.copytree(pretrained, tmp_path / "pretrained")
+    model = activate(
+        FrozenEncoderAutoencoder(40, str(there), token_texts, hidden_dim=32, num_heads=2)
+    )
+    model.save_pretrained(tmp_path / "model")
+    shutil.rmtree(there)
+    loaded = FrozenEncoderAutoencoder.from_pretrained(tmp_path / "model")
+    latents = torch.randn(2, 3, model.config.latent_dim)
+    with torch.no_grad():
+        assert torch.equal(loaded.decode(latents), model.decode(latents))
+    ids = torch.full((1, 4), 5)
+    with pytest.raises(FileNotFoundError, match="No pretrained encoder at"):
+        loaded.encode(ids, ids > 0)

@@ -38,7 +38,6 @@ def test_each_epoch_has_an_order_of_its_own_that_the_seed_decides():
         assert len({row for batch in batches for row in batch}) == 20
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")  # on one core
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("num_given", [0, 1, 4, 5, 7])
 def test_a_restored_loader_goes_on_where_the_other_was(num_given, num_workers):

@@ -140,7 +140,7 @@ def test_the_table_has_means_and_standard_errors(rows):
     )
     assert table[2].startswith("| base |  | 37 |  | 0.5 |")
     # seed 1 has no base to be compared with
-    assert table[3].startswith("| noise shift (4) | 9 | 40 \u00b1 1 | 2 | 0.5 \u00b1 0 |")
+    assert table[3].startswith("| noise shift (4) | 9 | 40 \u00b1 1 | 2 | 0.5 |")
     assert table[3].endswith("| 2 |")
 
 
@@ -160,3 +160,48 @@ def test_the_table_has_a_perplexity_where_one_was_measured(rows):
     assert [row.split("|")[place].strip() for row in table[2:]] == ["900", ""]
     without = markdown_table(list(rows.values()), [line("base", 0), line("kl", 0)], 1.0)
     assert "perplexity" not in without
+
+
+def test_the_figures_of_an_autoencoder_stand_where_one_is_trained(rows):
+    from ablation_table import markdown_table
+
+    def line(row):
+        texts = [{"num_inference_steps": 16, "bleu": 20.0, "slot_error_rate": 0.5}]
+        keys = {"row": row, "data": "e2e", "seed": 0, "budget": 1.0, "texts": texts}
+        costs = {"parameters": 2.5, "training_flops": 4.0}
+        return keys | costs | {"autoencoder": {"val/token_accuracy": 0.99}}
+
+    lines = [line("base"), line("kl"), line("noise_shift_1"), line("grid_1")]
+    table = markdown_table(list(rows.values()), lines, 1.0).splitlines()
+    place = table[0].split("|").index(" tokens ")
+    shown = {row.split("|")[1].strip(): row.split("|")[place].strip() for row in table[2:]}
+    assert shown == {
+        "base": "0.99",
+        "noise shift (4)": "",
+        "KL (none)": "0.99",
+        "noise shift of the time grid (4)": "",
+    }
+
+
+def test_the_plot_reaches_over_the_usual_and_marks_what_is_beyond():
+    from ablation_plot import axis_limit
+
+    assert axis_limit([1.0, -2.0, 0.5, 1.5, 1.0]) == 2.0  # nothing is far off
+    assert axis_limit([1.0, -2.0, 0.5, 1.5, 1.0, 90.0]) == 6.0
+    assert axis_limit([0.0, 0.0]) == 1.0
+
+
+def test_the_plot_is_of_rows_beside_a_base_of_their_seed(rows, tmp_path):
+    from ablation_plot import plot_differences
+
+    def line(row, seed, bleu):
+        texts = [{"num_inference_steps": 16, "bleu": bleu, "slot_error_rate": 0.5}]
+        keys = {"row": row, "data": "e2e", "seed": seed, "budget": 1.0, "texts": texts}
+        return keys | {"autoencoder": {}, "parameters": 2.5, "training_flops": 4.0}
+
+    output = tmp_path / "differences.png"
+    with pytest.raises(ValueError, match="no result of a row beside one of the base"):
+        plot_differences(list(rows.values()), [line("kl", 0, 3.0)], 1.0, output)
+    lines = [line("base", 0, 20.0), line("kl", 0, 22.0), line("muon", 0, 25.0)]
+    plot_differences(list(rows.values()), lines, 1.0, output)
+    assert output.read_bytes().startswith(b"\x89PNG")

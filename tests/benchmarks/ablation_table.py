@@ -2,7 +2,8 @@
 
 Beside the first figure of the texts stands how far it is from that of the base with the same seed:
 trainings of one seed share their start and the order of their texts, so that these differences
-scatter less than the figures themselves.
+scatter less than the figures themselves. The figures of an autoencoder stand in the rows that
+train one of their own; the others have the base's.
 """
 
 import math
@@ -60,14 +61,37 @@ def with_differences(
     return found
 
 
+def standard_error(values: Sequence[float]) -> float:
+    """Standard error of the mean; 0 of one value, which tells none."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+
+
 def cell(values: Sequence[float]) -> str:
-    """Write mean and standard error of the mean, or the one value that there is."""
+    """Write the mean, and its standard error where the values differ."""
     if not values:
         return ""
-    mean = f"{statistics.fmean(values):.3g}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} \u00b1 {statistics.stdev(values) / math.sqrt(len(values)):.1g}"
+    mean, error = f"{statistics.fmean(values):.3g}", standard_error(values)
+    return f"{mean} \u00b1 {error:.1g}" if error else mean
+
+
+def figures_by_row(
+    lines: Sequence[dict[str, Any]], budget: float
+) -> dict[str, dict[str, list[float]]]:
+    """Gather the figures of each row over its seeds, by the titles of the table.
+
+    Args:
+        lines: Results, later ones in place of earlier ones of the same row and seed.
+        budget: Results of other budgets are left out.
+    """
+    latest = {(line["row"], line["seed"]): line for line in lines if line["budget"] == budget}
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for (name, seed), line in latest.items():
+        base = latest.get((BASE, seed))
+        main = next(iter(TEXT_FIGURES[line["data"]].values()))
+        of_base = None if base is None or name == BASE else figures_of(base)
+        for title, value in with_differences(figures_of(line), of_base, main).items():
+            found[name][title].append(value)
+    return found
 
 
 def markdown_table(rows: Sequence[Row], lines: Sequence[dict[str, Any]], budget: float) -> str:
@@ -78,15 +102,12 @@ def markdown_table(rows: Sequence[Row], lines: Sequence[dict[str, Any]], budget:
         lines: Results, later ones in place of earlier ones of the same row and seed.
         budget: Results of other budgets are left out.
     """
-    latest = {(line["row"], line["seed"]): line for line in lines if line["budget"] == budget}
-    columns: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for (name, seed), line in latest.items():
-        base = latest.get((BASE, seed))
-        main = next(iter(TEXT_FIGURES[line["data"]].values()))
-        of_base = None if base is None or name == BASE else figures_of(base)
-        for title, value in with_differences(figures_of(line), of_base, main).items():
-            columns[name][title].append(value)
+    columns = figures_by_row(lines, budget)
     measured = [row for row in rows if row.name in columns]
+    for row in measured:
+        if row.name != BASE and "autoencoder" not in row.stages:
+            for title in AUTOENCODER_FIGURES.values():
+                columns[row.name].pop(title, None)
     base_last = sorted(measured, key=lambda row: row.name == BASE)  # it has no differences
     titles = list(dict.fromkeys(title for row in base_last for title in columns[row.name]))
     table = [["factor (base)", "setting", *titles, "seeds"]]

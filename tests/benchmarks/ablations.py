@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).parent))  # where it is imported by a test
 
+from ablation_plot import plot_differences
 from ablation_rows import ROOT, STAGES, Row, Training, read_rows, training_of
 from ablation_table import AUTOENCODER_FIGURES, markdown_table
 from jsonargparse import auto_cli
@@ -61,8 +62,9 @@ def run_rows(
     scorer: str | None = None,
     results: Path | None = None,
     table: Path | None = None,
+    plot: Path | None = None,
 ) -> int:
-    """Train and measure what is missing, or write the table of what is there.
+    """Train and measure what is missing, or write the table and the plot of what is there.
 
     Args:
         data: Data set.
@@ -74,7 +76,8 @@ def run_rows(
         options: Further options of each ``ldm-text fit``.
         scorer: Language model for the perplexity of the texts, as for ``ldm-text evaluate``.
         results: JSON Lines file of the results; by default in ``folder``.
-        table: Markdown file to write, in place of all else.
+        table: Markdown file to write, in place of trainings.
+        plot: PNG file of the differences from the base to write, in place of trainings.
 
     Returns:
         The exit code: 1 if a row has failed; the others are done.
@@ -87,6 +90,9 @@ def run_rows(
     results = results or folder / data / "results.jsonl"
     if table is not None:
         table.write_text(markdown_table(chosen, read_results(results), budget))
+    if plot is not None:
+        plot_differences(chosen, read_results(results), budget, plot)
+    if table is not None or plot is not None:
         return 0
     failed = []
     for seed in seeds:

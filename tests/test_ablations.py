@@ -144,6 +144,24 @@ def test_the_table_has_means_and_standard_errors(rows):
     assert table[3].endswith("| 2 |")
 
 
+def test_a_difference_is_of_the_same_seeds_or_of_the_means():
+    from ablation_table import difference
+
+    base = {0: 20.0, 1: 30.0, 2: 10.0}
+    paired = difference({0: 21.0, 1: 33.0}, base, is_paired=True)
+    assert paired is not None
+    assert (paired.mean, paired.error, paired.num_seeds) == (2.0, 1.0, 2)
+    assert difference({5: 21.0}, base, is_paired=True) is None
+    unpaired = difference({0: 29.0, 1: 31.0}, base, is_paired=False)
+    assert unpaired is not None
+    assert unpaired.mean == 10.0
+    assert unpaired.error == pytest.approx((1.0 + 100 / 3) ** 0.5)
+    one = difference({7: 29.0}, base, is_paired=False)
+    assert one is not None
+    assert (one.mean, one.error, one.num_seeds) == (9.0, 0.0, 1)
+    assert difference({7: 29.0}, {}, is_paired=False) is None
+
+
 def test_the_table_has_a_perplexity_where_one_was_measured(rows):
     from ablation_table import markdown_table
 
@@ -162,16 +180,17 @@ def test_the_table_has_a_perplexity_where_one_was_measured(rows):
     assert "perplexity" not in without
 
 
-def test_the_figures_of_an_autoencoder_stand_where_one_is_trained(rows):
+def test_a_row_with_an_autoencoder_has_its_figures_and_is_compared_with_the_mean_of_the_base(rows):
     from ablation_table import markdown_table
 
-    def line(row):
-        texts = [{"num_inference_steps": 16, "bleu": 20.0, "slot_error_rate": 0.5}]
-        keys = {"row": row, "data": "e2e", "seed": 0, "budget": 1.0, "texts": texts}
+    def line(row, seed=0, bleu=20.0):
+        texts = [{"num_inference_steps": 16, "bleu": bleu, "slot_error_rate": 0.5}]
+        keys = {"row": row, "data": "e2e", "seed": seed, "budget": 1.0, "texts": texts}
         costs = {"parameters": 2.5, "training_flops": 4.0}
         return keys | costs | {"autoencoder": {"val/token_accuracy": 0.99}}
 
     lines = [line("base"), line("kl"), line("noise_shift_1"), line("grid_1")]
+    lines.append(line("base", seed=1, bleu=30.0))
     table = markdown_table(list(rows.values()), lines, 1.0).splitlines()
     place = table[0].split("|").index(" tokens ")
     shown = {row.split("|")[1].strip(): row.split("|")[place].strip() for row in table[2:]}
@@ -180,6 +199,13 @@ def test_the_figures_of_an_autoencoder_stand_where_one_is_trained(rows):
         "noise shift (4)": "",
         "KL (none)": "0.99",
         "noise shift of the time grid (4)": "",
+    }
+    place = table[0].split("|").index(" BLEU, 16 steps, against base ")
+    against = {row.split("|")[1].strip(): row.split("|")[place].strip() for row in table[3:]}
+    assert against == {
+        "noise shift (4)": "0",  # from seed 0 of the base
+        "KL (none)": "-5",  # from the mean of both
+        "noise shift of the time grid (4)": "0",
     }
 
 

@@ -1,12 +1,11 @@
 """The ablations as a picture: how far each row is from the base, with errors over the seeds."""
 
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ablation_rows import Row
-from ablation_table import TEXT_FIGURES, figures_by_row, standard_error
+from ablation_table import AGAINST_BASE, TEXT_FIGURES, Estimate, estimates_by_row
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -16,7 +15,7 @@ LOWER_IS_BETTER = ("energy_distance",)
 def plot_differences(
     rows: Sequence[Row], lines: Sequence[dict[str, Any]], budget: float, output: Path
 ) -> None:
-    """Draw the difference of the main figure from the base of the same seed, a line a row.
+    """Draw the difference of the main figure from the base, a line a row.
 
     At the first number of steps that was measured. A row of one seed is a hollow mark without an
     error: it tells little. What is far off all others is an arrow with its value.
@@ -30,18 +29,18 @@ def plot_differences(
     Raises:
         ValueError: If no row stands beside a base.
     """
-    columns = figures_by_row(lines, budget)
-    titles = list(dict.fromkeys(title for figures in columns.values() for title in figures))
-    titles = [title for title in titles if title.endswith("against base")]
+    columns = estimates_by_row(rows, lines, budget)
+    titles = list(dict.fromkeys(title for own in columns.values() for title in own))
+    titles = [title for title in titles if title.endswith(AGAINST_BASE)]
     drawn = [row for row in rows if titles and titles[0] in columns.get(row.name, {})]
     if not drawn:
-        raise ValueError("There is no result of a row beside one of the base of the same seed.")
+        raise ValueError("There is no result of a row beside one of the base.")
     figure = Figure(figsize=(10, 1.2 + 0.21 * len(drawn)), layout="constrained")
     axes = figure.subplots()
     differences = [columns[row.name][titles[0]] for row in drawn]
-    limit = axis_limit([statistics.fmean(values) for values in differences])
-    for place, values in enumerate(differences):
-        _draw(axes, place, values, limit)
+    limit = axis_limit([each.mean for each in differences])
+    for place, each in enumerate(differences):
+        _draw(axes, place, each, limit)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(drawn)), [f"{row.factor}: {row.setting}" for row in drawn])
     axes.tick_params(axis="y", labelsize=8)
@@ -52,7 +51,7 @@ def plot_differences(
     better = "lower is better" if name in LOWER_IS_BETTER else "higher is better"
     axes.set_xlabel(f"{titles[0]} ({better})")
     marks = [
-        Line2D([], [], marker="o", label="mean and standard error of the seeds"),
+        Line2D([], [], marker="o", label="difference of the seeds' means and its standard error"),
         Line2D([], [], marker="o", linestyle="", markerfacecolor="white", label="one seed"),
     ]
     figure.legend(handles=marks, fontsize=8, ncols=2, loc="outside upper right")
@@ -73,13 +72,12 @@ def axis_limit(differences: Sequence[float]) -> float:
     return min(usual or sizes[-1], sizes[-1]) or 1.0
 
 
-def _draw(axes: Any, place: int, values: Sequence[float], limit: float) -> None:
+def _draw(axes: Any, place: int, difference: Estimate, limit: float) -> None:
     """Draw one row: a mark with its error, or an arrow at the end of the axis."""
-    mean, color = statistics.fmean(values), "tab:blue"
-    face = color if len(values) > 1 else "white"
+    mean, color = difference.mean, "tab:blue"
+    face = color if difference.num_seeds > 1 else "white"
     if abs(mean) <= limit:
-        error = standard_error(values)
-        axes.errorbar(mean, place, xerr=error, fmt="o", ms=5, color=color, mfc=face)
+        axes.errorbar(mean, place, xerr=difference.error, fmt="o", ms=5, color=color, mfc=face)
         return
     side = 1 if mean > 0 else -1
     axes.plot(side * limit, place, ">" if side > 0 else "<", color=color, mfc=face)

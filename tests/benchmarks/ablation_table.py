@@ -1,16 +1,17 @@
 """The ablation table in Markdown: mean and standard error of each row over its seeds.
 
-Beside the first figure of the texts stands how far it is from that of the base with the same seed:
-trainings of one seed share their start and the order of their texts, so that these differences
-scatter less than the figures themselves. The figures of an autoencoder stand in the rows that
-train one of their own; the others have the base's.
+Beside the first figure of the texts stands how far it is from the base: from that of the same seed
+where they share the autoencoder, start and order of the texts, as such differences scatter less
+than the figures do. A row with an autoencoder of its own shares too little for that; its mean is
+compared with the mean of the base, which may have more seeds. The figures of an autoencoder stand
+in the rows that train one of their own; the others have the base's.
 """
 
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 from ablation_rows import Row
 
@@ -34,6 +35,46 @@ AUTOENCODER_FIGURES = {
 # Results of several machines stand in one table: minutes would not be comparable.
 COSTS = {"parameters": "parameters, M", "training_flops": "1e13 ops"}
 BASE = "base"
+AGAINST_BASE = ", against base"
+
+
+class Estimate(NamedTuple):
+    """A mean with its standard error, which is 0 where one seed tells none."""
+
+    mean: float
+    error: float
+    num_seeds: int
+
+    def __str__(self) -> str:
+        mean = f"{self.mean:.3g}"
+        return f"{mean} \u00b1 {self.error:.1g}" if self.error else mean
+
+
+def estimate(values: Collection[float]) -> Estimate:
+    """Average the figures of some seeds, at least one."""
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return Estimate(statistics.fmean(values), error, len(values))
+
+
+def difference(own: dict[int, float], base: dict[int, float], is_paired: bool) -> Estimate | None:
+    """Say how far a row is from the base.
+
+    Args:
+        own: Figure by seed.
+        base: That of the base.
+        is_paired: Whether a seed is compared with the same seed of the base, else the means are.
+
+    Returns:
+        The difference; ``None`` where there is nothing to compare with.
+    """
+    if is_paired:
+        found = [value - base[seed] for seed, value in own.items() if seed in base]
+        return estimate(found) if found else None
+    if not base:
+        return None
+    mine, other = estimate(own.values()), estimate(base.values())
+    error = math.hypot(mine.error, other.error) if mine.num_seeds > 1 else 0.0
+    return Estimate(mine.mean - other.mean, error, mine.num_seeds)
 
 
 def figures_of(line: dict[str, Any]) -> dict[str, float]:
@@ -49,48 +90,36 @@ def figures_of(line: dict[str, Any]) -> dict[str, float]:
     return figures | {title: line[name] for name, title in COSTS.items()}
 
 
-def with_differences(
-    figures: dict[str, float], base: dict[str, float] | None, main: str
-) -> dict[str, float]:
-    """Put behind each figure of a name how far it is from that of the base, if there is one."""
-    found: dict[str, float] = {}
-    for title, value in figures.items():
-        found[title] = value
-        if base is not None and title.startswith(main) and title in base:
-            found[f"{title}, against base"] = value - base[title]
-    return found
-
-
-def standard_error(values: Sequence[float]) -> float:
-    """Standard error of the mean; 0 of one value, which tells none."""
-    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-
-
-def cell(values: Sequence[float]) -> str:
-    """Write the mean, and its standard error where the values differ."""
-    if not values:
-        return ""
-    mean, error = f"{statistics.fmean(values):.3g}", standard_error(values)
-    return f"{mean} \u00b1 {error:.1g}" if error else mean
-
-
-def figures_by_row(
-    lines: Sequence[dict[str, Any]], budget: float
-) -> dict[str, dict[str, list[float]]]:
-    """Gather the figures of each row over its seeds, by the titles of the table.
+def estimates_by_row(
+    rows: Sequence[Row], lines: Sequence[dict[str, Any]], budget: float
+) -> dict[str, dict[str, Estimate]]:
+    """Average the figures of each row that is measured, by the titles of the table.
 
     Args:
+        rows: Rows in their order.
         lines: Results, later ones in place of earlier ones of the same row and seed.
         budget: Results of other budgets are left out.
     """
     latest = {(line["row"], line["seed"]): line for line in lines if line["budget"] == budget}
-    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    by_row: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for (name, seed), line in latest.items():
-        base = latest.get((BASE, seed))
-        main = next(iter(TEXT_FIGURES[line["data"]].values()))
-        of_base = None if base is None or name == BASE else figures_of(base)
-        for title, value in with_differences(figures_of(line), of_base, main).items():
-            found[name][title].append(value)
+        for title, value in figures_of(line).items():
+            by_row[name][title][seed] = value
+    main = tuple(next(iter(titles.values())) for titles in TEXT_FIGURES.values())
+    found: dict[str, dict[str, Estimate]] = {}
+    for row in rows:
+        if row.name not in by_row:
+            continue
+        columns = found[row.name] = {}
+        is_base, shares = row.name == BASE, "autoencoder" not in row.stages
+        for title, own in by_row[row.name].items():
+            if title in AUTOENCODER_FIGURES.values() and shares and not is_base:
+                continue
+            columns[title] = estimate(own.values())
+            if title.startswith(main) and not is_base:
+                base = by_row[BASE][title] if BASE in by_row else {}
+                if (against := difference(own, base, is_paired=shares)) is not None:
+                    columns[title + AGAINST_BASE] = against
     return found
 
 
@@ -102,19 +131,15 @@ def markdown_table(rows: Sequence[Row], lines: Sequence[dict[str, Any]], budget:
         lines: Results, later ones in place of earlier ones of the same row and seed.
         budget: Results of other budgets are left out.
     """
-    columns = figures_by_row(lines, budget)
-    measured = [row for row in rows if row.name in columns]
-    for row in measured:
-        if row.name != BASE and "autoencoder" not in row.stages:
-            for title in AUTOENCODER_FIGURES.values():
-                columns[row.name].pop(title, None)
-    base_last = sorted(measured, key=lambda row: row.name == BASE)  # it has no differences
-    titles = list(dict.fromkeys(title for row in base_last for title in columns[row.name]))
+    columns = estimates_by_row(rows, lines, budget)
+    base_last = sorted(columns, key=lambda name: name == BASE)  # it has no differences
+    titles = list(dict.fromkeys(title for name in base_last for title in columns[name]))
     table = [["factor (base)", "setting", *titles, "seeds"]]
     table.append(["---", "---", *["---:"] * (len(titles) + 1)])
-    for row in measured:
-        own = columns[row.name]
-        num_seeds = max(len(values) for values in own.values())
-        cells = [cell(own.get(title, [])) for title in titles]
-        table.append([row.factor, row.setting, *cells, str(num_seeds)])
+    for row in rows:
+        if row.name in columns:
+            own = columns[row.name]
+            cells = [str(own.get(title, "")) for title in titles]
+            num_seeds = max(each.num_seeds for each in own.values())
+            table.append([row.factor, row.setting, *cells, str(num_seeds)])
     return "".join(f"| {' | '.join(line)} |\n" for line in table)

@@ -107,7 +107,9 @@ def test_a_resumed_run_goes_on_where_the_first_one_ended(trained):
     name = "denoiser.out.weight"
     assert not torch.equal(last["current_model_state"][name], first["current_model_state"][name])
     moments = last["optimizer_states"][0]["state"].values()
-    assert {int(state["step"]) for state in moments} == {8}
+    # AdamW counts its steps, Muon has none to count
+    assert {int(state["step"]) for state in moments if "step" in state} == {8}
+    assert any("momentum_buffer" in state for state in moments)
     scalars, _ = events(trained.denoiser)
     assert len(scalars["train/loss"]) == 8
 

@@ -217,7 +217,7 @@ def test_the_plot_reaches_over_the_usual_and_marks_what_is_beyond():
     assert axis_limit([0.0, 0.0]) == 1.0
 
 
-def test_the_plot_is_of_rows_beside_a_base_of_their_seed(rows, tmp_path):
+def test_the_plot_is_of_rows_beside_a_base(rows, tmp_path):
     from ablation_plot import plot_differences
 
     def line(row, seed, bleu):

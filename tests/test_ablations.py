@@ -145,21 +145,21 @@ def test_the_table_has_means_and_standard_errors(rows):
 
 
 def test_a_difference_is_of_the_same_seeds_or_of_the_means():
-    from ablation_table import difference
+    from ablation_table import against_base
 
     base = {0: 20.0, 1: 30.0, 2: 10.0}
-    paired = difference({0: 21.0, 1: 33.0}, base, is_paired=True)
+    paired = against_base({0: 21.0, 1: 33.0}, base, is_paired=True)
     assert paired is not None
-    assert (paired.mean, paired.error, paired.num_seeds) == (2.0, 1.0, 2)
-    assert difference({5: 21.0}, base, is_paired=True) is None
-    unpaired = difference({0: 29.0, 1: 31.0}, base, is_paired=False)
+    assert (paired.mean, paired.standard_error) == (2.0, pytest.approx(1.0))
+    assert against_base({5: 21.0}, base, is_paired=True) is None
+    unpaired = against_base({0: 29.0, 1: 31.0}, base, is_paired=False)
     assert unpaired is not None
     assert unpaired.mean == 10.0
-    assert unpaired.error == pytest.approx((1.0 + 100 / 3) ** 0.5)
-    one = difference({7: 29.0}, base, is_paired=False)
+    assert unpaired.standard_error == pytest.approx((1.0 + 100 / 3) ** 0.5)
+    one = against_base({7: 29.0}, base, is_paired=False)
     assert one is not None
-    assert (one.mean, one.error, one.num_seeds) == (9.0, 0.0, 1)
-    assert difference({7: 29.0}, {}, is_paired=False) is None
+    assert (one.mean, one.standard_error) == (9.0, None)
+    assert against_base({7: 29.0}, {}, is_paired=False) is None
 
 
 def test_the_table_has_a_perplexity_where_one_was_measured(rows):

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from ablation_rows import Row
-from ablation_table import AGAINST_BASE, TEXT_FIGURES, Estimate, estimates_by_row
+from ablation_table import AGAINST_BASE, TEXT_FIGURES, means_by_row
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
+from ldm_text.evaluation.measured_tables import Figure as Mean
 
 LOWER_IS_BETTER = ("energy_distance",)
 
@@ -29,7 +31,7 @@ def plot_differences(
     Raises:
         ValueError: If no row stands beside a base.
     """
-    columns = estimates_by_row(rows, lines, budget)
+    columns = means_by_row(rows, lines, budget)
     titles = list(dict.fromkeys(title for own in columns.values() for title in own))
     titles = [title for title in titles if title.endswith(AGAINST_BASE)]
     drawn = [row for row in rows if titles and titles[0] in columns.get(row.name, {})]
@@ -72,12 +74,14 @@ def axis_limit(differences: Sequence[float]) -> float:
     return min(usual or sizes[-1], sizes[-1]) or 1.0
 
 
-def _draw(axes: Any, place: int, difference: Estimate, limit: float) -> None:
+def _draw(axes: Any, place: int, difference: Mean, limit: float) -> None:
     """Draw one row: a mark with its error, or an arrow at the end of the axis."""
     mean, color = difference.mean, "tab:blue"
-    face = color if difference.num_seeds > 1 else "white"
+    face = "white" if difference.standard_error is None else color
     if abs(mean) <= limit:
-        axes.errorbar(mean, place, xerr=difference.error, fmt="o", ms=5, color=color, mfc=face)
+        axes.errorbar(
+            mean, place, xerr=difference.standard_error, fmt="o", ms=5, color=color, mfc=face
+        )
         return
     side = 1 if mean > 0 else -1
     axes.plot(side * limit, place, ">" if side > 0 else "<", color=color, mfc=face)

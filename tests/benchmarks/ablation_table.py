@@ -7,13 +7,17 @@ compared with the mean of the base, which may have more seeds. The figures of an
 in the rows that train one of their own; the others have the base's.
 """
 
-import math
 import statistics
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 from ablation_rows import Row
+
+from ldm_text.evaluation.likelihood import standard_error
+from ldm_text.evaluation.measured_tables import Figure
+from ldm_text.evaluation.targets import difference
 
 TEXT_FIGURES = {
     "e2e": {"bleu": "BLEU", "slot_error_rate": "slot errors"},
@@ -36,27 +40,15 @@ AUTOENCODER_FIGURES = {
 COSTS = {"parameters": "parameters, M", "training_flops": "1e13 ops"}
 BASE = "base"
 AGAINST_BASE = ", against base"
+SEEDS = "seeds"
 
 
-class Estimate(NamedTuple):
-    """A mean with its standard error, which is 0 where one seed tells none."""
-
-    mean: float
-    error: float
-    num_seeds: int
-
-    def __str__(self) -> str:
-        mean = f"{self.mean:.3g}"
-        return f"{mean} \u00b1 {self.error:.1g}" if self.error else mean
+def mean_of(values: Collection[float]) -> Figure:
+    """Average the figures of some seeds; the error of one is unknown."""
+    return Figure(statistics.fmean(values), standard_error(np.array(list(values))))
 
 
-def estimate(values: Collection[float]) -> Estimate:
-    """Average the figures of some seeds, at least one."""
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return Estimate(statistics.fmean(values), error, len(values))
-
-
-def difference(own: dict[int, float], base: dict[int, float], is_paired: bool) -> Estimate | None:
+def against_base(own: dict[int, float], base: dict[int, float], is_paired: bool) -> Figure | None:
     """Say how far a row is from the base.
 
     Args:
@@ -69,12 +61,8 @@ def difference(own: dict[int, float], base: dict[int, float], is_paired: bool) -
     """
     if is_paired:
         found = [value - base[seed] for seed, value in own.items() if seed in base]
-        return estimate(found) if found else None
-    if not base:
-        return None
-    mine, other = estimate(own.values()), estimate(base.values())
-    error = math.hypot(mine.error, other.error) if mine.num_seeds > 1 else 0.0
-    return Estimate(mine.mean - other.mean, error, mine.num_seeds)
+        return mean_of(found) if found else None
+    return difference(mean_of(own.values()), mean_of(base.values())) if base else None
 
 
 def figures_of(line: dict[str, Any]) -> dict[str, float]:
@@ -90,9 +78,9 @@ def figures_of(line: dict[str, Any]) -> dict[str, float]:
     return figures | {title: line[name] for name, title in COSTS.items()}
 
 
-def estimates_by_row(
+def means_by_row(
     rows: Sequence[Row], lines: Sequence[dict[str, Any]], budget: float
-) -> dict[str, dict[str, Estimate]]:
+) -> dict[str, dict[str, Figure]]:
     """Average the figures of each row that is measured, by the titles of the table.
 
     Args:
@@ -106,7 +94,7 @@ def estimates_by_row(
         for title, value in figures_of(line).items():
             by_row[name][title][seed] = value
     main = tuple(next(iter(titles.values())) for titles in TEXT_FIGURES.values())
-    found: dict[str, dict[str, Estimate]] = {}
+    found: dict[str, dict[str, Figure]] = {}
     for row in rows:
         if row.name not in by_row:
             continue
@@ -115,11 +103,12 @@ def estimates_by_row(
         for title, own in by_row[row.name].items():
             if title in AUTOENCODER_FIGURES.values() and shares and not is_base:
                 continue
-            columns[title] = estimate(own.values())
+            columns[title] = mean_of(own.values())
             if title.startswith(main) and not is_base:
                 base = by_row[BASE][title] if BASE in by_row else {}
-                if (against := difference(own, base, is_paired=shares)) is not None:
+                if (against := against_base(own, base, is_paired=shares)) is not None:
                     columns[title + AGAINST_BASE] = against
+        columns[SEEDS] = Figure(max(map(len, by_row[row.name].values())), None)
     return found
 
 
@@ -131,15 +120,14 @@ def markdown_table(rows: Sequence[Row], lines: Sequence[dict[str, Any]], budget:
         lines: Results, later ones in place of earlier ones of the same row and seed.
         budget: Results of other budgets are left out.
     """
-    columns = estimates_by_row(rows, lines, budget)
+    columns = means_by_row(rows, lines, budget)
     base_last = sorted(columns, key=lambda name: name == BASE)  # it has no differences
     titles = list(dict.fromkeys(title for name in base_last for title in columns[name]))
-    table = [["factor (base)", "setting", *titles, "seeds"]]
-    table.append(["---", "---", *["---:"] * (len(titles) + 1)])
+    titles.sort(key=lambda title: title == SEEDS)  # last
+    table = [["factor (base)", "setting", *titles]]
+    table.append(["---", "---", *["---:"] * len(titles)])
     for row in rows:
         if row.name in columns:
-            own = columns[row.name]
-            cells = [str(own.get(title, "")) for title in titles]
-            num_seeds = max(each.num_seeds for each in own.values())
-            table.append([row.factor, row.setting, *cells, str(num_seeds)])
+            cells = [str(columns[row.name].get(title, "")) for title in titles]
+            table.append([row.factor, row.setting, *cells])
     return "".join(f"| {' | '.join(line)} |\n" for line in table)

@@ -7,15 +7,14 @@ compared with the mean of the base, which may have more seeds. The figures of an
 in the rows that train one of their own; the others have the base's.
 """
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import numpy as np
 from ablation_rows import Row
 
-from ldm_text.evaluation.likelihood import standard_error
 from ldm_text.evaluation.measured_tables import Figure
 from ldm_text.evaluation.targets import difference
 
@@ -45,7 +44,8 @@ SEEDS = "seeds"
 
 def mean_of(values: Collection[float]) -> Figure:
     """Average the figures of some seeds; the error of one is unknown."""
-    return Figure(statistics.fmean(values), standard_error(np.array(list(values))))
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return Figure(statistics.fmean(values), error)  # exactly 0 for equal costs, unlike NumPy's
 
 
 def against_base(own: dict[int, float], base: dict[int, float], is_paired: bool) -> Figure | None:

@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -135,30 +134,19 @@ class TextAutoencoder(ModelMixin, ConfigMixin):
         """Turn each token into a vector: ``(B, S, token_dim)``; arguments as in ``encode``."""
         return self.embedding(input_ids)
 
-    def decode(
-        self,
-        latents: Tensor,
-        latent_mask: Tensor | None = None,
-        document_ids: Tensor | None = None,
-    ) -> Tensor:
+    def decode(self, latents: Tensor, document_ids: Tensor | None = None) -> Tensor:
         """Decode all tokens at once.
 
         Args:
             latents: Latents ``(B, L, D)`` as ``encode`` returns them, or noisy or predicted ones.
-            latent_mask: True at latents to read, ``(B, L)``; what stands elsewhere has no influence
-                on them. ``None`` reads all.
             document_ids: As in ``encode``.
 
         Returns:
             Logits ``(B, S, V)``. The text ends before the first end token.
         """
         visible = None
-        if latent_mask is not None:
-            itself = torch.eye(latents.shape[1], dtype=torch.bool, device=latents.device)
-            visible = latent_mask.bool()[:, None, None, :] | itself  # no query without a key
         if document_ids is not None:
-            same = (document_ids[:, :, None] == document_ids[:, None, :])[:, None]
-            visible = same if visible is None else visible & same
+            visible = (document_ids[:, :, None] == document_ids[:, None, :])[:, None]
         tokens = self.decoder(latents, visible)
         return F.linear(tokens, self.embedding.weight)  # (B, S, V)
 

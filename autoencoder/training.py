@@ -4,14 +4,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from autoencoder.alignment import AlignmentLoss, LatentAlignment
+from autoencoder.checkpoint_buffers import put_into_checkpoint
 from autoencoder.corruption import LatentCorruption, mask_tokens
 from autoencoder.frozen import FrozenEncoderAutoencoder
 from autoencoder.model import TextAutoencoder
+from autoencoder.ranges import check_shares
 from autoencoder.schedule import ScheduleName, with_schedule
 from autoencoder.seeded_steps import SeededSteps
 from autoencoder.token_states import SpecialTokens
@@ -35,7 +39,7 @@ class LitAutoencoder(SeededSteps):
         alignment: A frozen encoder whose states the latents are to follow, if any.
 
     Raises:
-        ValueError: If ``kl`` and the autoencoder do not fit.
+        ValueError: If a share is out of range, or ``kl`` and the autoencoder do not fit.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class LitAutoencoder(SeededSteps):
         alignment: LatentAlignment | None = None,
     ) -> None:
         super().__init__()
+        check_shares(max_token_mask_prob=max_token_mask_prob)
         if isinstance(autoencoder, VariationalAutoencoder) != (kl is not None):
             raise ValueError(
                 "`kl` and `autoencoder.VariationalAutoencoder` need each other, got "
@@ -177,6 +182,24 @@ class LitAutoencoder(SeededSteps):
         self.log("val/latent_std_min", statistics.latent_std.min())
         self.log("val/latent_std_max", statistics.latent_std.max())
         self.log("val/latent_mean_norm", statistics.latent_mean.norm())
+
+    def on_validation_end(self) -> None:
+        """Put the statistics into the checkpoints of this step, written before its validation.
+
+        A callback that monitors a metric keeps its best checkpoints as they are, but for the last.
+        """
+        if self.trainer.state.fn != TrainerFn.FITTING or not self.trainer.is_global_zero:
+            return
+        measured = self.autoencoder.statistics.state_dict(prefix="autoencoder.statistics.")
+        for callback in self.trainer.checkpoint_callbacks:
+            if not isinstance(callback, ModelCheckpoint):
+                continue
+            if callback._last_global_step_saved == self.global_step:
+                paths = [callback.last_model_path]
+                if callback.monitor is None:
+                    paths.append(callback.best_model_path)
+                for path in filter(None, paths):
+                    put_into_checkpoint(self.trainer.strategy.checkpoint_io, path, measured)
 
     def of_all_processes(self, latents: Tensor) -> Tensor:
         """Join the latents ``(N, D)`` of all processes, whose numbers may differ."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from autoencoder.latent_space import latent_space_id
 from autoencoder.loading import PretrainedAutoencoder
 from autoencoder.model import TextAutoencoder
+from autoencoder.ranges import check_positive
 from autoencoder.schedule import ScheduleName, with_schedule
 from autoencoder.seeded_steps import SeededSteps
 from denoiser.latent_classifier import LatentClassifier
@@ -33,6 +34,9 @@ class LitLatentClassifier(SeededSteps):
         warmup_steps: Steps of linear warm-up of the learning rate.
         lr_schedule: Course of the learning rate after the warm-up, until ``trainer.max_steps``.
         compile_network: Compile the networks with ``torch.compile``.
+
+    Raises:
+        ValueError: If the data has no labels, or ``noise_shift`` is not positive.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class LitLatentClassifier(SeededSteps):
         compile_network: bool = False,
     ) -> None:
         super().__init__()
+        check_positive(noise_shift=noise_shift)
         if attribute is None or label_names is None:
             raise ValueError("A classifier needs data with labels: give the corpus its `labels`.")
         self.save_hyperparameters()

@@ -12,6 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from autoencoder.ranges import check_shares
 from autoencoder.schedule import ScheduleName, with_schedule
 from autoencoder.training import reconstruction_loss
 from denoiser.loading import PretrainedDenoiser
@@ -87,8 +88,7 @@ class LitDecoderAdaptation(LitDenoiser):
                 "`clean_share` and `sampled_share` must not be negative, nor more than 1 together, "
                 f"got {clean_share} and {sampled_share}."
             )
-        if not 0 <= max_accuracy_loss <= 1:
-            raise ValueError(f"`max_accuracy_loss` must be in [0, 1], got {max_accuracy_loss}.")
+        check_shares(max_accuracy_loss=max_accuracy_loss)
         super().__init__(
             denoiser=partial(frozen, pretrained.denoiser),
             autoencoder=pretrained.autoencoder,
@@ -121,22 +121,13 @@ class LitDecoderAdaptation(LitDenoiser):
         self.autoencoder.decoder.train(mode)
         return self
 
-    def on_fit_start(self) -> None:
-        """Compile in place, so that the names in the checkpoint stay the same."""
-        super().on_fit_start()
-        if self.compile_network:
-            self.autoencoder.decoder.compile()
-
     @torch.no_grad()
-    def predict(self, latents: Tensor, known: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Noise latents and predict them.
+    def predict(self, latents: Tensor, known: tuple[Tensor, Tensor]) -> Tensor:
+        """Noise latents and predict them, ``(B, L, D)``.
 
         Args:
             latents: Clean standardized latents ``(B, L, D)``.
             known: Latents of the sources and where they hold text.
-
-        Returns:
-            The times ``(B,)``, and the predictions ``(B, L, D)``.
         """
         t = sample_time(len(latents), self.noise_shift, latents.device)
         noisy_latents = add_noise(latents, torch.randn_like(latents), t)
@@ -153,7 +144,7 @@ class LitDecoderAdaptation(LitDenoiser):
                 known[1][rows],
                 None,
             )
-        return t, guided_prediction(
+        return guided_prediction(
             self.denoiser, self.guider, noisy_latents, t, *known, self_condition
         )
 
@@ -186,12 +177,14 @@ class LitDecoderAdaptation(LitDenoiser):
             parts.append(self.sample(noise, (known[0][rows], known[1][rows])))
         if num_clean + num_sampled < num_rows:
             rows = slice(num_clean + num_sampled, None)
-            parts.append(self.predict(latents[rows], (known[0][rows], known[1][rows]))[1])
+            parts.append(self.predict(latents[rows], (known[0][rows], known[1][rows])))
         row_loss = token_losses(self.decode(torch.cat(parts)), batch)
         return {"loss": row_loss.mean(), "row_loss": row_loss.detach()}
 
+    # The last batch is smaller: compiled networks would be compiled once more for it.
+    @torch.compiler.set_stance("force_eager")
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log the cross-entropy on predicted latents, by noise, and what became of clean ones."""
+        """Log the cross-entropy on predicted latents, and what became of clean ones."""
         latents, mask = self.latents(batch, "input"), batch["attention_mask"]
         clean_logits = self.decode(latents)
         original = self.original_decoder(self.autoencoder.statistics.unstandardize(latents), None)
@@ -201,11 +194,11 @@ class LitDecoderAdaptation(LitDenoiser):
             for logits in (original_logits, clean_logits)
         ]
         self.counts = self.counts.to(mask.device) + torch.stack([*right, mask.sum()])
-        with torch.random.fork_rng(), torch.compiler.set_stance("force_eager"):
+        with torch.random.fork_rng():
             torch.manual_seed(batch_idx)
-            t, predicted = self.predict(latents, self.known_latents(batch, latents))
+            predicted = self.predict(latents, self.known_latents(batch, latents))
             row_loss = token_losses(self.decode(predicted), batch)
-        options = {"batch_size": len(t), "sync_dist": True}
+        options = {"batch_size": len(latents), "sync_dist": True}
         self.log("val/decoder_loss", row_loss.mean(), prog_bar=True, **options)
         self.log("val/reconstruction", reconstruction_loss(clean_logits, batch), **options)
 

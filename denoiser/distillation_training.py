@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from autoencoder.schedule import number_of_steps
 from denoiser.clamping import Clamping
 from denoiser.distillation import ConsistencyDistillation, ProgressiveDistillation
 from denoiser.flow_map import FlowMapDistillation
@@ -114,7 +115,7 @@ class LitDistillation(LitDenoiser):
     @property
     def round_steps(self) -> list[int]:
         """Training steps of each round."""
-        return self.objective.round_steps or [int(self.trainer.estimated_stepping_batches)]
+        return self.objective.round_steps or [number_of_steps(self.trainer)]
 
     def on_fit_start(self) -> None:
         """Compile in place, and compare the length of the rounds with that of the training.

@@ -4,7 +4,9 @@ import logging
 from typing import Any, Literal, get_args
 
 from diffusers.guiders import AdaptiveProjectedGuidance, ClassifierFreeGuidance
-from diffusers.guiders.guider_utils import BaseGuidance
+from diffusers.guiders.adaptive_projected_guidance import normalized_guidance
+from diffusers.guiders.guider_utils import BaseGuidance, GuiderOutput
+from torch import Tensor
 
 from denoiser.model import LatentDenoiser
 
@@ -14,6 +16,30 @@ logging.getLogger("diffusers.guiders.guider_utils").addFilter(
 )
 
 GuiderName = Literal["constant", "interval", "projected", "autoguidance"]
+
+
+class ProjectedGuidance(AdaptiveProjectedGuidance):
+    """Add ``scale - 1`` times what the condition changes to the conditional prediction.
+
+    Adaptive projected guidance (Sadat et al. 2024, algorithm 1). The class of diffusers adds
+    ``scale`` times it to the unconditional prediction: that is the same only where nothing of the
+    change is projected away or bounded, and at a scale near 1 it does not come near no guidance.
+    """
+
+    def forward(self, pred_cond: Tensor, pred_uncond: Tensor | None = None) -> GuiderOutput:
+        """Guide a prediction; all are ``(B, L, D)``."""
+        if pred_uncond is None or not self._is_apg_enabled():
+            return super().forward(pred_cond, pred_uncond)
+        pred = normalized_guidance(
+            pred_cond,
+            pred_uncond,
+            self.guidance_scale - 1,
+            eta=self.eta,
+            norm_threshold=self.adaptive_projected_guidance_rescale,
+            use_original_formulation=True,
+            norm_dim=self.adaptive_projected_guidance_norm_dim,
+        )
+        return GuiderOutput(pred=pred, pred_cond=pred_cond, pred_uncond=pred_uncond)
 
 
 class WeakerModelGuidance(ClassifierFreeGuidance):
@@ -63,8 +89,8 @@ def make_guider(
         name: ``constant`` is classifier-free guidance (Ho and Salimans 2022); ``interval`` the same
             between ``start`` and ``stop`` only (Kynkaanniemi et al. 2024); ``projected`` takes the
             part of the guidance along the prediction away, which saturates it (adaptive projected
-            guidance, Sadat et al. 2024, eta 0); ``autoguidance`` guides away from a weaker
-            denoiser.
+            guidance, Sadat et al. 2024, with eta 0 and no bound); ``autoguidance`` guides away from
+            a weaker denoiser.
         guidance_scale: Weight; 1 is off.
         start: Share of the steps after which guidance begins, in [0, 1).
         stop: Share of the steps after which it ends, from ``start`` to 1.
@@ -83,8 +109,12 @@ def make_guider(
     if name == "interval" and (start, stop) == (0.0, 1.0):
         raise ValueError("The guider 'interval' needs `start` or `stop`: the share of the steps.")
     if name == "projected":
-        return AdaptiveProjectedGuidance(
-            guidance_scale=guidance_scale, eta=0.0, start=start, stop=stop
+        return ProjectedGuidance(
+            guidance_scale=guidance_scale,
+            adaptive_projected_guidance_rescale=0.0,
+            eta=0.0,
+            start=start,
+            stop=stop,
         )
     options = {"guidance_scale": guidance_scale, "start": start, "stop": stop}
     if weak_denoiser is None:

@@ -86,14 +86,14 @@ def encode_known(
 def draw_known_mask(is_text: Tensor, prob: float) -> Tensor:
     """Draw which latents of a training batch are known.
 
-    A row gets one of four layouts: a prefix of its text, the rest of unknown length; a suffix with
+    A row gets one of four layouts: a prefix of its text, the rest of unknown length; a suffix up to
     the end; both sides of one gap; or single latents at random, their share drawn, too, with or
     without the length of the text. The latents behind the end of a text are known where its length
-    is.
+    is. Prefix, suffix and the single latents may come out empty, as a text without known parts is.
 
     Args:
         is_text: True at latents that hold text or its end, the first ones of each row, ``(B, L)``.
-        prob: Share of rows in which anything is known, in [0, 1].
+        prob: Share of rows that get a layout, in [0, 1].
 
     Returns:
         True at known latents, ``(B, L)``.

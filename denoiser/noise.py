@@ -23,7 +23,7 @@ def shift_time(u: Tensor, noise_shift: float) -> Tensor:
 
 
 def sample_time(batch_size: int, noise_shift: float, device: torch.device | None = None) -> Tensor:
-    """Draw training times ``(B,)``, stratified over the batch, in [0, 1).
+    """Draw training times ``(B,)``, stratified over the batch, in [0, 1].
 
     Row ``i`` draws from the ``i``-th of ``B`` equal parts of [0, 1), in random order (the low
     variance sampler of Kingma et al. 2021, appendix I.1), then the times are shifted.

@@ -8,7 +8,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from autoencoder.schedule import tell_matrices
+from autoencoder.schedule import number_of_steps, tell_matrices
 
 ROUND = "distillation_round"  # in a checkpoint
 
@@ -31,12 +31,12 @@ def check_rounds(trainer: Trainer, round_steps: list[int]) -> None:
     """Compare the length of the rounds with that of the training.
 
     Raises:
-        ValueError: If the training is longer than its rounds.
+        ValueError: If the training is longer than its rounds, or only time ends it.
     """
-    if trainer.estimated_stepping_batches > sum(round_steps):
+    if (steps := number_of_steps(trainer)) > sum(round_steps):
         raise ValueError(
             f"`trainer.max_steps` must be at most {sum(round_steps)}, the sum of the objective's "
-            f"`round_steps`, got {int(trainer.estimated_stepping_batches)}."
+            f"`round_steps`, got {steps}."
         )
 
 

@@ -40,7 +40,8 @@ def make_scheduler(name: SchedulerName, noise_shift: float) -> SchedulerMixin:
     Args:
         name: ``euler`` is the deterministic flow; ``euler_stochastic`` noises each prediction anew,
             which narrows the distribution like a low temperature (with the exact denoiser of
-            gaussian data of standard deviation 1 it ends at about 0.7);
+            gaussian data of standard deviation 1 and a noise shift of 4 it ends at 0.5 in 4 steps,
+            0.6 in 16 and 0.7 in many);
             ``dpm++`` and ``dpm++_sde`` are second-order multistep solvers (Lu et al. 2022), for the
             flow and for its stochastic form; ``heun`` calls the denoiser twice a step; ``lcm``
             noises each prediction anew too, for students of consistency distillation; ``flow_map``

@@ -32,14 +32,10 @@ class DistillationRows:
     known_latents: Tensor
     known_mask: Tensor
 
-    def take(self, rows: slice | Tensor) -> "DistillationRows":
-        """Return some of the rows: those of a slice, or where a mask ``(B,)`` is True."""
-        parts = (self.latents, self.known_latents, self.known_mask)
-        return DistillationRows(*(part[rows] for part in parts))
-
     def first(self, num_rows: int) -> "DistillationRows":
         """Return the first rows."""
-        return self.take(slice(num_rows))
+        parts = (self.latents, self.known_latents, self.known_mask)
+        return DistillationRows(*(part[:num_rows] for part in parts))
 
     def predict(
         self,

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from autoencoder.loading import PretrainedAutoencoder
 from autoencoder.model import TextAutoencoder
+from autoencoder.ranges import check_positive, check_shares
 from autoencoder.schedule import ScheduleName, with_schedule
 from autoencoder.seeded_steps import SeededSteps
 from autoencoder.training import reconstruction_loss
@@ -45,6 +46,9 @@ class LitDenoiser(SeededSteps):
         latent_cache_dir: Folder for these latents, which processes and runs share and which may be
             larger than the memory; ``None`` keeps them in the memory of each process.
         loss_options: What the loss is beside the plain squared error; ``None`` is nothing.
+
+    Raises:
+        ValueError: If an option is out of range or has no effect.
     """
 
     def __init__(
@@ -63,6 +67,8 @@ class LitDenoiser(SeededSteps):
         loss_options: LossOptions | None = None,
     ) -> None:
         super().__init__()
+        check_positive(noise_shift=noise_shift)
+        check_shares(cond_drop_prob=cond_drop_prob, self_condition_prob=self_condition_prob)
         if latent_cache_dir is not None and not cache_latents:
             raise ValueError("`latent_cache_dir` has no effect without `cache_latents: true`.")
         self.save_hyperparameters()

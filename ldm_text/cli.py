@@ -16,8 +16,6 @@ from ldm_text.one_line import one_line
 TRAINING = {
     "fit": "train an autoencoder, a denoiser, a student of few steps or a baseline from YAML",
     "validate": "run the validation of a trained model",
-    "test": "run the test of a trained model",
-    "predict": "run the prediction of a trained model",
 }
 COMMANDS = {
     "add_classifier": (

@@ -22,6 +22,12 @@ class TrainingParser(OneLineParser, LightningArgumentParser):
 class TextCLI(LightningCLI):
     """Lightning's command line with the links between data and model."""
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The verbs that the models here have: testing and writing have commands of their own."""
+        verbs = LightningCLI.subcommands()
+        return {name: verbs[name] for name in ("fit", "validate")}
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what must agree; a link without a target in the chosen class is skipped."""
         parts = ("autoencoder", "teacher", "pretrained")
@@ -50,7 +56,7 @@ class TextCLI(LightningCLI):
         if options.get("ckpt_path") == NEWEST and any(folder.glob("*.ckpt")):
             options.ckpt_path = checkpoint_to_read(str(folder))
 
-    before_fit = before_validate = before_test = before_predict = find_last_checkpoint
+    before_fit = before_validate = find_last_checkpoint
 
     def before_instantiate_classes(self) -> None:
         """Let a model's hyperparameters record the links that reach it, and no others.

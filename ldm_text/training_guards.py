@@ -21,8 +21,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     new file, ``NAME.partial``, stands beside the old one, which becomes ``NAME.previous.ckpt``:
     should a disk damage the new one, the training goes on from there. Lightning's own way to two
     checkpoints, ``save_top_k``, wants a quantity to monitor, and then leaves out steps that end an
-    epoch. Remote folders stay with Lightning.
+    epoch. A checkpoint that is written again at the same step does not push the older one out.
+    Remote folders stay with Lightning.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: dict[Path, int | None] = {}  # of the checkpoints that were written
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
@@ -44,7 +49,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
-        keep_previous(path)
+        step = checkpoint.get("global_step")
+        if step is None or self.steps.get(path) != step:
+            keep_previous(path)
+            self.steps[path] = step
         os.replace(partial, path)
         sync_folder(path.parent)
 

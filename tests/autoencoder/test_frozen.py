@@ -73,12 +73,12 @@ def test_masked_tokens_are_masks_to_the_frozen_encoder(make_variant):
     mask = torch.ones_like(ids, dtype=torch.bool)
     hidden = ids.clone()
     hidden[0, :4] = 2
-    other = ids.clone()
-    other[0, :4] = 3 + (ids[0, :4] - 2) % 37
+    slots = model.token_states.slots(hidden, mask, None)
+    tokenizer = model.token_states.pieces.tokenizer
+    read = tokenizer.convert_ids_to_tokens(slots[0, :4][slots[0, :4] >= 0].tolist())
+    assert read == ["[CLS]", *["[MASK]"] * 4]
     masked = model.encode(hidden, mask)
     assert not torch.allclose(masked[0, 0], model.encode(ids, mask)[0, 0], atol=1e-3)
-    other[0, :4] = 2
-    assert torch.equal(model.encode(other, mask), masked)
 
 
 def test_a_wrong_number_of_texts_is_refused(pretrained, token_texts):

@@ -154,28 +154,6 @@ def test_packed_documents_do_not_see_each_other(autoencoder, documents):
     assert not torch.allclose(mixed[others], unmixed[others], atol=1e-3)
 
 
-def test_decoding_ignores_masked_latents(autoencoder):
-    latents = torch.randn(2, 3, 8)
-    read = torch.tensor([[True, False, True], [False, False, True]])
-    changed = torch.where(read[..., None], latents, 10 * torch.randn_like(latents))
-    tokens = read.repeat_interleave(4, dim=1)
-    logits = autoencoder.decode(latents, read)
-    assert torch.equal(autoencoder.decode(changed, read)[tokens], logits[tokens])
-    assert torch.isfinite(logits).all()
-    assert not torch.allclose(
-        autoencoder.decode(changed)[tokens], autoencoder.decode(latents)[tokens], atol=1e-2
-    )
-
-
-def test_masked_latents_and_packed_documents_go_together(autoencoder):
-    latents, document_ids = torch.randn(1, 4, 8), torch.tensor([[0, 0, 1, 1]])
-    read = torch.tensor([[True, False, True, True]])
-    logits = autoencoder.decode(latents, read, document_ids)
-    assert torch.allclose(logits[:, :4], autoencoder.decode(latents[:, :1]), atol=1e-5)
-    assert torch.allclose(logits[:, 8:], autoencoder.decode(latents[:, 2:]), atol=1e-5)
-    assert torch.isfinite(logits).all()
-
-
 def test_decoding_ignores_the_scale_of_latents(autoencoder):
     latents = torch.randn(2, 3, 8)
     sizes = torch.tensor([0.1, 1.0, 20.0])[:, None]

@@ -1,9 +1,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from autoencoder import LatentCorruption
+from autoencoder.latent_statistics import LatentStatistics
 from autoencoder.training import reconstruction_loss
+from denoiser import EMAWithWarmup
 
 CLEAN = {"corruption": LatentCorruption(max_noise_ratio=0.0), "max_token_mask_prob": 0.0}
 
@@ -99,6 +102,47 @@ def test_validation_measures_the_statistics_of_text_latents(make_lit_autoencoder
     latents = latents[autoencoder.latent_mask(packed["attention_mask"])]
     assert torch.allclose(autoencoder.statistics.latent_mean, latents.mean(0), atol=1e-5)
     assert torch.allclose(autoencoder.statistics.latent_std, latents.std(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("average", [[], [EMAWithWarmup()]], ids=["plain", "averaged"])
+def test_a_checkpoint_holds_the_statistics_of_its_own_weights(
+    make_lit_autoencoder, make_autoencoder, fit, packed, tmp_path, average
+):
+    """Although Lightning writes the checkpoint of a step before its validation."""
+    checkpoint = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=2, save_top_k=-1)
+    options = {"limit_val_batches": 1, "val_check_interval": 2, "check_val_every_n_epoch": None}
+    options |= {"callbacks": [*average, checkpoint], "enable_checkpointing": True}
+    fit(make_lit_autoencoder(), packed, max_steps=4, **options)
+    files = {*tmp_path.glob("*.ckpt")}
+    assert len(files) == 3
+    for file in files:
+        weights = torch.load(file, weights_only=False)["state_dict"]
+        model = make_autoencoder()
+        model.load_state_dict(
+            {name.removeprefix("autoencoder."): weights[name] for name in weights}
+        )
+        latents = model.encode(packed["input_ids"], packed["attention_mask"])
+        expected = LatentStatistics(latents.shape[-1])
+        expected.measure(latents[model.latent_mask(packed["attention_mask"])])
+        torch.testing.assert_close(model.statistics.state_dict(), expected.state_dict())
+
+
+@pytest.mark.parametrize("schedule", ["constant_with_warmup", "cosine", "linear"])
+def test_time_alone_ends_a_training_whose_learning_rate_needs_no_end(
+    make_lit_autoencoder, fit, packed, schedule
+):
+    module = make_lit_autoencoder(lr_schedule=schedule)
+    options = {"max_steps": -1, "max_time": {"milliseconds": 1}}
+    if schedule == "constant_with_warmup":
+        assert 0 < fit(module, packed, **options).global_step < 1000
+        return
+    with pytest.raises(ValueError, match=r"or `trainer\.max_epochs` must be set"):
+        fit(module, packed, **options)
+
+
+def test_a_share_of_masked_tokens_that_cannot_be_is_refused(make_lit_autoencoder):
+    with pytest.raises(ValueError, match=r"`max_token_mask_prob` must be in \[0, 1\], got 1.5"):
+        make_lit_autoencoder(max_token_mask_prob=1.5)
 
 
 def test_validation_is_the_same_every_time(make_lit_autoencoder, validate, packed):

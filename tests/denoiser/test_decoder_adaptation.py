@@ -26,8 +26,8 @@ def batch(make_texts):
 
 
 @pytest.fixture
-def make_module(make_lit_autoencoder, make_denoiser, make_texts, fit, batch):
-    """Adapt an autoencoder that reads clean latents well to a denoiser that predicts at random."""
+def trained(make_lit_autoencoder, fit, batch):
+    """An autoencoder that reads clean latents well."""
     stage_1 = make_lit_autoencoder(max_token_mask_prob=0.0)
     texts = {name: batch[name] for name in ("input_ids", "attention_mask")}
     packed = texts | {"document_ids": torch.zeros(BATCH_SIZE, 3, dtype=torch.long)}
@@ -35,10 +35,16 @@ def make_module(make_lit_autoencoder, make_denoiser, make_texts, fit, batch):
     autoencoder = stage_1.autoencoder.eval().requires_grad_(False)
     latents = autoencoder.encode(texts["input_ids"], texts["attention_mask"])
     autoencoder.statistics.measure(latents.flatten(0, 1))
+    return autoencoder
 
-    def make(**options):
+
+@pytest.fixture
+def make_module(make_autoencoder, make_denoiser):
+    """Adapt an autoencoder, by default one of random weights, to a denoiser of random weights."""
+
+    def make(autoencoder=None, **options):
         pretrained = SimpleNamespace(
-            autoencoder=autoencoder,
+            autoencoder=make_autoencoder() if autoencoder is None else autoencoder,
             denoiser=make_denoiser().eval().requires_grad_(False),
             noise_shift=4.0,
         )
@@ -70,9 +76,9 @@ def test_only_the_decoder_moves(make_module, batch, fit):
 
 
 def test_predicted_latents_are_read_better_and_clean_ones_within_the_bound(
-    make_module, batch, fit, validate
+    make_module, trained, batch, fit, validate
 ):
-    module = make_module(clean_share=0.25, max_accuracy_loss=0.02)
+    module = make_module(trained, clean_share=0.25, max_accuracy_loss=0.02)
     before = validate(module, batch)
     assert before["val/token_accuracy"] > 0.95
     assert before["val/token_accuracy_lost"] == 0
@@ -84,10 +90,10 @@ def test_predicted_latents_are_read_better_and_clean_ones_within_the_bound(
 
 @pytest.mark.parametrize(("max_steps", "ends"), [(2, True), (4, False)])
 def test_a_decoder_that_forgets_clean_latents_ends_the_training_in_its_second_half(
-    make_module, batch, fit, max_steps, ends
+    make_module, trained, batch, fit, max_steps, ends
 ):
     """One validation, after a step of all but nothing."""
-    module = make_module(clean_share=0.0, max_accuracy_loss=0.02, optimizer=still)
+    module = make_module(trained, clean_share=0.0, max_accuracy_loss=0.02, optimizer=still)
     with torch.no_grad():
         module.autoencoder.decoder.latent_projection.weight.mul_(-1)
     options = {"batch_size": BATCH_SIZE, "limit_val_batches": 1, "num_sanity_val_steps": 0}
@@ -112,14 +118,36 @@ def test_shares_are_rows_of_their_kind(make_module, batch):
     assert not torch.allclose(seen[0][24:], seen[1][24:], atol=1e-2)
 
 
+def test_a_sample_takes_the_steps_that_are_asked_for(make_module, batch):
+    module = make_module(num_inference_steps=3)
+    times = []
+    module.denoiser.register_forward_pre_hook(lambda _, inputs: times.append(inputs[1][0].item()))
+    latents = module.latents(batch, "input")
+    module.sample(torch.randn_like(latents), module.known_latents(batch, latents))
+    assert len(times) == 3
+    assert times == sorted(times, reverse=True)
+
+
+def test_a_share_of_the_predicted_rows_sees_an_earlier_prediction(make_module, batch):
+    module = make_module()
+    latents = module.latents(batch, "input")
+    found = []
+    for module.self_condition_prob in (0.0, 0.25):
+        torch.manual_seed(2)
+        found.append(module.predict(latents, module.known_latents(batch, latents)))
+    is_same = torch.isclose(*found, atol=1e-4).all(dim=2).all(dim=1)
+    assert is_same.tolist() == [False] * 8 + [True] * 24
+
+
 def test_guidance_changes_predictions_and_rows_without_source_pass(make_module, batch):
-    plain, guided = make_module(), make_module(guidance_scale=3.0)
+    plain = make_module()
+    guided = make_module(plain.autoencoder, guidance_scale=3.0)
     guided.denoiser = plain.denoiser
     latents = plain.latents(batch, "input")
     found = []
     for module in (plain, guided):
         torch.manual_seed(2)
-        found.append(module.predict(latents, module.known_latents(batch, latents))[1])
+        found.append(module.predict(latents, module.known_latents(batch, latents)))
     assert not torch.allclose(*found, atol=1e-2)
     texts = {name: batch[name] for name in ("input_ids", "attention_mask")}
     assert torch.isfinite(plain.loss(texts)["loss"])

@@ -93,8 +93,7 @@ def test_guidance_is_folded_in_where_there_is_a_source(rows, objective, guidance
     for student, is_equal in ((Student(), True), (SourceOrNull(), guidance_scale == 1)):
         error = objective.loss(student, teacher, rows, 0, 0.5)["row_error"]
         assert (error < 1e-6)[::4].all()  # rows without a source follow the null
-        if isinstance(objective, ProgressiveDistillation):
-            assert (error < 1e-6).all() == is_equal
+        assert (error < 1e-6).all() == is_equal
 
 
 def test_self_condition_of_the_student_is_its_own_prediction_one_coarse_step_before(

@@ -114,6 +114,21 @@ def test_student_comes_closer_to_its_teacher(make_module, batch, fit):
     assert error() < 0.7 * before
 
 
+def test_rows_whose_condition_is_dropped_are_trained_as_those_without_a_source(make_module, batch):
+    module = make_module(ConsistencyDistillation(2, 8))
+    texts = {name: values for name, values in batch.items() if not name.startswith("source")}
+
+    def loss(prob, rows):
+        module.cond_drop_prob = prob
+        torch.manual_seed(3)
+        with torch.no_grad():
+            return module.loss(rows)["loss"]
+
+    without = loss(0.0, texts)
+    assert torch.allclose(loss(1.0, batch), without, rtol=1e-5)
+    assert not torch.allclose(loss(0.0, batch), without, rtol=1e-3)
+
+
 def test_consistency_training_is_one_round_with_lcm(make_module, batch, fit):
     module = make_module(ConsistencyDistillation(2, 8))
     before = weights_of(module.denoiser)

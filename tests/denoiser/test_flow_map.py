@@ -115,6 +115,24 @@ def test_steps_of_one_point_and_of_none_learn_the_prediction_of_the_teacher():
     assert (error[~is_short & (end > 0)] > 1e-6).all()  # part of the way is the teacher's
 
 
+def test_self_condition_of_the_student_is_its_own_step_to_where_it_stands():
+    calls = []
+
+    class Recorder(ExactFlowMap):
+        def forward(self, noisy_latents, t, *others, next_t=None):
+            calls.append((t, next_t, others[-1]))
+            return super().forward(noisy_latents, t, *others, next_t=next_t)
+
+    teacher = Teacher(ExactDenoiser(), NOISE_SHIFT, 1.0)
+    losses = FlowMapDistillation(2, 8).loss(Recorder(), teacher, gaussian_rows(16), 0, 0.5)
+    (earlier_t, next_t, none), (*_, of_target), (t, _, of_student) = calls
+    assert none is None
+    assert torch.equal(next_t, losses["t"][:8])
+    assert (earlier_t > next_t)[next_t < 1].all()
+    assert torch.equal(of_target, of_student)
+    assert torch.equal(of_student.any(dim=2)[:, 0], (t < 1) & (torch.arange(16) < 8))
+
+
 @pytest.fixture
 def student_of(make_denoiser):
     teacher = make_denoiser(latent_dim=2).eval()

@@ -1,8 +1,13 @@
 import pytest
 import torch
-from diffusers.guiders import AdaptiveProjectedGuidance, ClassifierFreeGuidance
+from diffusers.guiders import ClassifierFreeGuidance
 
-from denoiser.guiders import WeakerModelGuidance, make_guider, weak_denoiser_of
+from denoiser.guiders import (
+    ProjectedGuidance,
+    WeakerModelGuidance,
+    make_guider,
+    weak_denoiser_of,
+)
 from denoiser.sampling import denoise
 from denoiser.schedulers import make_scheduler
 
@@ -45,9 +50,19 @@ def test_projected_guidance_moves_at_right_angles_to_the_prediction(sample):
     cond = sample(make_guider("constant", 1.0), 1)[0].flatten(1)
     uncond = sample(make_guider("constant", 0.0), 1)[0].flatten(1)
     guided = sample(make_guider("projected", 3.0), 1)[0].flatten(1)
-    shift = guided - uncond
-    assert (shift.norm(dim=1) > 0.1).all()
-    assert torch.allclose((shift * cond).sum(dim=1), torch.zeros(3), atol=1e-2)
+    along = (cond - uncond).mul(cond).sum(dim=1, keepdim=True) / cond.square().sum(1, keepdim=True)
+    assert (along.abs() > 0.01).all()  # there is something to take away
+    torch.testing.assert_close(guided, cond + 2 * (cond - uncond - along * cond))
+
+
+def test_projected_guidance_comes_near_no_guidance(sample):
+    """Also of a copy with another scale, as a call of the pipeline makes one."""
+    free = sample(make_guider("constant", 1.0))[-1]
+    guider = make_guider("projected", 3.0)
+    assert torch.equal(sample(guider.new(guidance_scale=1.0))[-1], free)
+    near = sample(guider.new(guidance_scale=1.001))[-1]
+    torch.testing.assert_close(near, free, atol=0.02, rtol=0)
+    assert not torch.allclose(sample(guider)[-1], free, atol=0.1)
 
 
 def test_autoguidance_extrapolates_from_the_weaker_denoiser(sample, make_denoiser):
@@ -72,9 +87,9 @@ def test_a_weaker_denoiser_stays_with_a_copy_of_its_guider(make_denoiser):
     assert weak_denoiser_of(guider) is weak
 
 
-def test_guiders_have_the_classes_of_diffusers():
+def test_guiders_have_their_classes():
     assert type(make_guider("constant", 2.0)) is ClassifierFreeGuidance
-    assert type(make_guider("projected", 2.0)) is AdaptiveProjectedGuidance
+    assert type(make_guider("projected", 2.0)) is ProjectedGuidance
     assert weak_denoiser_of(make_guider("constant", 2.0)) is None
 
 

@@ -161,6 +161,15 @@ def test_known_latents_are_compared_with_no_target(make_loss, latents):
     assert losses["loss"] == 0
 
 
+def test_velocity_weights_count_beside_known_latents_too(make_loss, make_denoiser, latents):
+    mask = torch.zeros(8, 3, dtype=torch.bool)
+    mask[:, 0] = True
+    options, known = LossOptions("velocity"), KnownLatents(latents, mask)
+    losses = make_loss(make_denoiser(infill_prob=0.5), options=options, known=known)
+    weighed = losses["row_error"] * options.row_weights(losses["t"])
+    assert losses["loss"].item() == pytest.approx(weighed.mean().item(), rel=1e-5)
+
+
 def test_the_weight_of_consistency_grows_over_its_warm_up():
     options = LossOptions(consistency_weight=2.0, consistency_warmup_steps=4)
     assert [options.consistency_weight_at(step) for step in range(6)] == [0, 0.5, 1, 1.5, 2, 2]
@@ -211,6 +220,18 @@ def test_consistency_takes_the_averaged_weights_where_there_are_any(make_lit_den
     module = make_lit_denoiser(loss_options=ALL)
     fit(module, batch, max_steps=1)
     assert module.target_denoiser is module.denoiser
+
+
+def test_consistency_adds_its_error_in_training_only(make_lit_denoiser, make_trainer, batch):
+    module = make_lit_denoiser(active=True, loss_options=LossOptions(consistency_weight=3.0))
+    module.trainer = make_trainer()
+    found = []
+    for mode in (True, False):
+        torch.manual_seed(0)
+        found.append(module.train(mode).loss(batch))
+    added = found[0]["loss"] - found[1]["loss"]
+    assert added.item() == pytest.approx(3 * found[0]["consistency"].item(), rel=1e-4)
+    assert "consistency" not in found[1]
 
 
 def test_decoded_tokens_add_their_cross_entropy_in_training_only(make_lit_denoiser, batch):

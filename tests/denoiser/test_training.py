@@ -218,10 +218,16 @@ def test_cache_encodes_each_training_row_once(
     assert len(calls) == (4 if cache_latents else 12)
 
 
-def test_a_training_of_one_epoch_fills_no_cache(make_lit_denoiser, batch, fit):
+@pytest.mark.parametrize(
+    ("max_steps", "batches_a_step", "fills"), [(2, 1, False), (1, 2, False), (2, 2, True)]
+)
+def test_only_a_training_of_more_than_one_epoch_fills_the_cache(
+    make_lit_denoiser, batch, fit, max_steps, batches_a_step, fills
+):
+    """An epoch has two batches, which are one step where their gradients are accumulated."""
     module = make_lit_denoiser(cache_latents=True)
-    fit(module, batch, max_steps=2, batch_size=4)
-    assert module.cache is None
+    fit(module, batch, max_steps, batch_size=4, accumulate_grad_batches=batches_a_step)
+    assert (module.cache is not None) == fills
 
 
 def test_cache_changes_latents_by_rounding_only(make_lit_denoiser, batch, fit):

@@ -26,6 +26,15 @@ def test_a_checkpoint_replaces_another_which_is_kept(tmp_path, monkeypatch, has_
     assert not list(path.parent.iterdir())
 
 
+def test_a_checkpoint_written_again_at_its_step_leaves_the_one_before(tmp_path):
+    """As the autoencoder's is, with the statistics that its validation has measured."""
+    io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
+    for number, global_step in enumerate((1, 2, 2)):
+        io.save_checkpoint({"step": number, "global_step": global_step}, path)
+    assert step_in(path) == 2
+    assert step_in(tmp_path / "last.previous.ckpt") == 0
+
+
 def test_a_write_cut_short_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"step": 1}, path)

@@ -144,6 +144,24 @@ def test_the_table_has_means_and_standard_errors(rows):
     assert table[3].endswith("| 2 |")
 
 
+def test_students_stand_in_a_table_of_their_own_steps(rows):
+    from ablation_table import markdown_table
+
+    def line(row, *steps):
+        texts = [{"num_inference_steps": n, "bleu": 20.0, "slot_error_rate": 0.5} for n in steps]
+        keys = {"row": row, "data": "e2e", "seed": 0, "budget": 1.0, "texts": texts}
+        return keys | {"autoencoder": {}, "parameters": 2.5, "training_flops": 4.0}
+
+    lines = [line("base", 16, 4), line("consistency_student", 4, 2, 1)]
+    first, second = markdown_table(list(rows.values()), lines, 1.0).split("\n\n")
+    assert [table.count("BLEU, 16 steps |") for table in (first, second)] == [1, 0]
+    assert [table.count("BLEU, 1 steps |") for table in (first, second)] == [0, 1]
+    assert "BLEU, 4 steps, against base" in second
+    alone = markdown_table(list(rows.values()), lines[1:], 1.0)
+    assert alone.count("BLEU, 1 steps |") == 1
+    assert alone.startswith("| factor (base)")
+
+
 def test_a_difference_is_of_the_same_seeds_or_of_the_means():
     from ablation_table import against_base
 

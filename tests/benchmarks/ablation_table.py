@@ -113,14 +113,23 @@ def means_by_row(
 
 
 def markdown_table(rows: Sequence[Row], lines: Sequence[dict[str, Any]], budget: float) -> str:
-    """Write the rows that are measured.
+    """Write the rows that are measured, and those with steps of their own as a second table.
 
     Args:
         rows: Rows in their order.
         lines: Results, later ones in place of earlier ones of the same row and seed.
         budget: Results of other budgets are left out.
     """
-    columns = means_by_row(rows, lines, budget)
+    own_steps = [row for row in rows if "num_inference_steps" in row.sampling]
+    parts = [row for row in rows if row not in own_steps], own_steps
+    tables = (one_table(part, means_by_row(part, lines, budget)) for part in parts)
+    return "\n".join(filter(None, tables))
+
+
+def one_table(rows: Sequence[Row], columns: dict[str, dict[str, Figure]]) -> str:
+    """Write rows that have the same columns; nothing where none is measured."""
+    if not columns:
+        return ""
     base_last = sorted(columns, key=lambda name: name == BASE)  # it has no differences
     titles = list(dict.fromkeys(title for name in base_last for title in columns[name]))
     titles.sort(key=lambda title: title == SEEDS)  # last

@@ -44,9 +44,12 @@ def recombine_slots(
         seed: Seed of the choice.
 
     Raises:
-        ValueError: If the data hold no slots, or so many different sources cannot be made of them.
+        ValueError: If ``num_rows`` is less than 1, the data hold no slots, or so many different
+            sources cannot be made of them.
     """
     check_output_file("--output", output)
+    if num_rows < 1:
+        raise ValueError(f"`--num_rows` must be at least 1, got {num_rows}.")
     sources = list(dict.fromkeys(read_prompts(data, source_field)))
     rows = [parse_slots(source) for source in sources]
     if not all(rows):

@@ -151,9 +151,11 @@ def bounded_entropy(
 
     Each call reveals the tokens of the lowest entropy, as long as the entropies of all but the last
     of them sum to at most ``entropy_bound`` nats (arXiv:2505.24857): that sum bounds what they tell
-    about each other. ``num_inference_steps`` is an upper limit of the calls, and each call reveals
-    at least what it takes to keep it. diffusers' ``EntropyBoundScheduler`` has the same rule for
-    random tokens in place of masked ones, and no tokens that stay.
+    about each other. Entropies are those before temperature and ``top_p``: tokens do not become
+    independent by being cut down to the likeliest. ``num_inference_steps`` is an upper limit of the
+    calls, and each call reveals at least what it takes to keep it. diffusers'
+    ``EntropyBoundScheduler`` has the same rule for random tokens in place of masked ones, and no
+    tokens that stay.
 
     Raises:
         ValueError: If the bound is negative.
@@ -166,14 +168,16 @@ def bounded_entropy(
         is_masked = ids == predictor.mask_token_id
         if not bool(is_masked.any()):
             break
-        probs = predictor.probs(predictor.log_probs(ids))
-        entropy = torch.special.entr(probs).sum(dim=-1).masked_fill(~is_masked, torch.inf)
+        log_probs = predictor.log_probs(ids)
+        entropy = torch.special.entr(log_probs.double().exp()).sum(dim=-1)
+        entropy = entropy.masked_fill(~is_masked, torch.inf)
         lowest, order = entropy.sort(dim=1, stable=True)
         before = F.pad(lowest.cumsum(dim=1)[:, :-1], (1, 0))
         owed = -(-is_masked.sum(dim=1, keepdim=True) // calls_left)
         is_next = (before <= entropy_bound) | (rank < owed)
         is_next = torch.zeros_like(is_masked).scatter(1, order, is_next)
-        ids = torch.where(is_masked & is_next, predictor.draw(probs), ids)
+        tokens = predictor.draw(predictor.probs(log_probs))
+        ids = torch.where(is_masked & is_next, tokens, ids)
     return ids
 
 

@@ -14,6 +14,7 @@ from ldm_text.loading import TextPipeline
 from ldm_text.pipeline import LatentTextPipeline
 
 NOISE_TIMES = (0.25, 0.5, 0.75)  # before the shift
+NUM_BOUND_DRAWS = 16
 
 
 def with_end(sequences: Tensor, pad_token_id: int, end_token_id: int) -> Tensor:
@@ -63,6 +64,40 @@ def token_log_probs(
 
 
 @torch.no_grad()
+def text_nats(pipeline: TokenPipeline, prompts: list[str | None], ids: Tensor) -> Tensor:
+    """Compute ``-log p(text | source)`` under a discrete model, or estimate its bound.
+
+    Where the bound is random, every text is read ``NUM_BOUND_DRAWS`` times beside itself, each time
+    from the same source of randomness. Models spread their times evenly over the rows they are
+    given, so that the copies of a text take them all, and texts differ by their tokens alone.
+
+    Args:
+        pipeline: The pipeline of a model with a likelihood.
+        prompts: Source of each text.
+        ids: Token ids ``(B, S)`` with the end token.
+
+    Returns:
+        Nats ``(B,)``.
+    """
+    end, pad = pipeline.tokenizer.eos_token_id, pipeline.tokenizer.pad_token_id
+    rows = pipeline.tokenize_prompts(prompts, truncate=True)
+
+    def nats(rows: list[list[int]], ids: Tensor) -> Tensor:
+        batch = replace(
+            prompt_batch(rows, end, ids.device), input_ids=ids, attention_mask=ids != pad
+        )
+        generator = torch.Generator(ids.device).manual_seed(0)
+        return pipeline.token_model.negative_log_likelihood(batch, generator)
+
+    if pipeline.token_model.bound_kind == "exact":
+        return nats(rows, ids)
+    copies = ids[:, None].expand(-1, NUM_BOUND_DRAWS, -1)
+    return torch.stack(
+        [nats([row] * NUM_BOUND_DRAWS, text).mean() for row, text in zip(rows, copies, strict=True)]
+    )
+
+
+@torch.no_grad()
 def text_scores(
     pipeline: TextPipeline,
     prompts: Sequence[str | None],
@@ -85,7 +120,8 @@ def text_scores(
 
     Returns:
         For each text the mean over its counted tokens of ``token_log_probs``, in nats. A discrete
-        model gives the log-likelihood of the whole text, or the bound of it, over their number.
+        model gives the log-likelihood of the whole text, or an estimate of its bound, over their
+        number; equal texts with equal sources have equal scores.
 
     Raises:
         ValueError: If the model has no likelihood.
@@ -96,14 +132,7 @@ def text_scores(
     is_counted = ids != pad if counted is None else counted & (ids != pad)
     num_tokens = is_counted.sum(dim=1).clamp(min=1)
     if isinstance(pipeline, TokenPipeline):
-        rows = pipeline.tokenize_prompts(list(prompts), truncate=True)
-        batch = replace(
-            prompt_batch(rows, end, ids.device), input_ids=ids, attention_mask=ids != pad
-        )
-        nats = pipeline.token_model.negative_log_likelihood(
-            batch, torch.Generator(ids.device).manual_seed(0)
-        )
-        return (-nats / num_tokens).tolist()
+        return (-text_nats(pipeline, list(prompts), ids) / num_tokens).tolist()
     log_probs = token_log_probs(pipeline, list(prompts), sequences)
     return ((log_probs * is_counted).sum(dim=1) / num_tokens).tolist()
 

@@ -30,7 +30,8 @@ class Corpus:
         labels: Where the labels of the texts are: ``LabelField`` or ``TextFieldLabels``. A label is
             written into the source, as its first line; None for none.
         generated: Texts that a teacher wrote for the training sources, a file of ``ldm-text
-            generate``: to train on them is sequence-level distillation (Kim and Rush 2016).
+            generate``: to train on them is sequence-level distillation (Kim and Rush 2016). Where a
+            part of ``train`` is held out, those for its sources are left aside.
         train_on: Train on the texts of ``train``, on the ``generated`` ones, or on both.
         train_split: Split to read where ``train`` is a dataset folder or on the hub.
         validation_split: Split to read where ``validation`` is a dataset folder or on the hub.
@@ -82,7 +83,10 @@ class Corpus:
         self.validation_split = validation_split
 
     def train_records(self) -> Iterator[TextRecord]:
-        """Stream the training records, those held out left aside."""
+        """Stream the training records.
+
+        Those held out are left aside, and so are the generated ones for their sources.
+        """
         parts = []
         if self.train_on != "generated":
             records = self._read(self.train, self.train_split)
@@ -90,7 +94,7 @@ class Corpus:
                 records = (record for record in records if not self._is_held_out(record))
             parts.append(records)
         if self.generated is not None:
-            parts.append(read_records(self.generated, text_field="text", source_field="source"))
+            parts.append(self._generated_records(self.generated))
         return chain.from_iterable(parts)
 
     def validation_records(self) -> Iterator[TextRecord]:
@@ -121,6 +125,14 @@ class Corpus:
             labels=self.labels,
             split=split,
         )
+
+    def _generated_records(self, generated: str) -> Iterator[TextRecord]:
+        held_out: set[str | None] = set()
+        if self.validation is None:
+            held_out = {record.source for record in self.validation_records()}
+        for record in read_records(generated, text_field="text", source_field="source"):
+            if record.source not in held_out:
+                yield record
 
     def _fingerprint(self, data: str, split: str, part: str) -> str:
         # The kind of file decides how its bytes are read, hence the name's suffixes.

@@ -15,8 +15,9 @@ Expression = int | tuple[str, "Expression", "Expression"]
 LARGEST = 99  # absolute value of every number, also on the way
 OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 NODES: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*"}
-STEP = re.compile(r"(-?\d+)([-+*])(-?\d+)=(-?\d+)")
-MAX_CHARACTERS = 1000  # of an expression that is read
+MAX_CHARACTERS = 1000  # of an expression that is read; its value has no more digits
+NUMBER = rf"(-?\d{{1,{MAX_CHARACTERS}}})"  # Python refuses to read numbers of thousands of digits
+STEP = re.compile(rf"{NUMBER}([-+*]){NUMBER}={NUMBER}")
 
 
 def evaluate(tree: Expression) -> int:

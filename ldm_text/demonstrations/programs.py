@@ -20,7 +20,8 @@ class Problem:
 
     Attributes:
         id: Its ``task_id``.
-        source: Its text: the beginning of a program in HumanEval, a sentence in MBPP.
+        source: The beginning of a program, which a completion goes on from; ``None`` in MBPP, which
+            has a sentence in its place.
         preamble: What must stand before a function: imports and other functions.
         tests: What stands behind it; an assertion fails if the function is wrong.
         description: What the function does, in one paragraph.
@@ -28,7 +29,7 @@ class Problem:
     """
 
     id: str | int
-    source: str
+    source: str | None
     preamble: str
     tests: str
     description: str
@@ -40,8 +41,16 @@ class Problem:
         Args:
             text: A function, or what follows the source.
             texts_are: Which of them.
+
+        Raises:
+            ValueError: If there is no beginning that a text could go on from.
         """
         beginning = self.source if texts_are == "completions" else f"{self.preamble}\n"
+        if beginning is None:
+            raise ValueError(
+                f"`--texts_are completions`: problem {self.id!r} has no beginning of a program to "
+                "go on from, as none of MBPP has. Leave the option out."
+            )
         return f"{beginning}{text}\n{self.tests}\n"
 
 
@@ -120,7 +129,7 @@ def _mbpp_problem(row: Mapping[str, Any]) -> Problem:
     source, name = string_field(row, "source"), _tested_function(tests[0])
     # It may need the classes of the solution, and therefore stands behind it.
     setup = string_field(row, "test_setup_code")
-    return Problem(task_id(row), source, "", "\n".join([setup, *tests]), source, f"def {name}(")
+    return Problem(task_id(row), None, "", "\n".join([setup, *tests]), source, f"def {name}(")
 
 
 def _tested_function(test: str) -> str:

@@ -62,7 +62,8 @@ def run_programs(
         texts: The programs, a file of ``ldm-text generate`` with ``--columns '[task_id]'``; several
             samples of a problem are several lines.
         output: JSON file to write.
-        texts_are: Whether a text is a whole function, or goes on where the source ends.
+        texts_are: Whether a text is a whole function, or goes on where the source ends, which is a
+            sentence in MBPP and excludes that.
         pass_at: For each k the estimate of the chance that one of k samples passes.
         limits: Bounds of each program, such as ``--limits.timeout_s 5``.
         num_workers: Programs that run at the same time.
@@ -71,8 +72,8 @@ def run_programs(
         allow_root: Run programs although this is root; they run as the user nobody.
 
     Raises:
-        ValueError: If a file cannot be read, a problem has fewer samples than a k, or programs
-            cannot be isolated here.
+        ValueError: If a file cannot be read, a problem has fewer samples than a k or no beginning
+            that its texts could go on from, or programs cannot be isolated here.
     """
     check_output_file("--output", output)
     if num_workers < 1:
@@ -85,13 +86,13 @@ def run_programs(
             f"`--pass_at` must hold numbers from 1 to the number of samples of a problem "
             f"({num_samples}), got {pass_at}."
         )
+    jobs = [(problem, text) for problem in problems for text in samples[problem.id]]
+    programs = [problem.program(text, texts_are) for problem, text in jobs]
     limits = limits or Limits()
     sandbox = Sandbox(limits, allow_network=allow_network, allow_root=allow_root)
-    jobs = [(problem, text) for problem in problems for text in samples[problem.id]]
     with ThreadPoolExecutor(num_workers) as pool:
-        outcomes = pool.map(lambda job: sandbox.run(job[0].program(job[1], texts_are)), jobs)
         found: dict[str | int, list[Outcome]] = defaultdict(list)
-        for (problem, _), outcome in zip(jobs, outcomes, strict=True):
+        for (problem, _), outcome in zip(jobs, pool.map(sandbox.run, programs), strict=True):
             found[problem.id].append(outcome)
     report = {
         "data": {"path": data, "num_problems": len(problems)},

@@ -68,7 +68,7 @@ def compare(  # noqa: PLR0913 (the signature is the command line)
     output: Path,
     text_field: str = "target",
     source_field: str | None = "source",
-    references_field: str | None = "references",
+    references_field: str | None = "auto",
     long_texts: LongTexts | None = None,
     scorer: str | None = None,
     scorer_sees_source: bool = True,
@@ -95,7 +95,8 @@ def compare(  # noqa: PLR0913 (the signature is the command line)
         output: Folder to write compare.json, compare.csv, compare.html and TensorBoard's file to.
         text_field: Field of the target text.
         source_field: Field of the source; null for data without sources.
-        references_field: Field of a list of references; without it, rows of one source are joined.
+        references_field: Field of a list of references; auto is `references` where the data have
+            it. Without one (null) the texts of all rows of a source are its references.
         long_texts: What to do with data texts without sources that are longer than the models':
             error, drop, truncate or split, as in training; by default they stay as they are.
         scorer: Causal language model for generative perplexity: a folder of `ldm-text export` with

@@ -106,7 +106,7 @@ def evaluate(  # noqa: PLR0913 (the signature is the command line)
     texts: Path | None = None,
     text_field: str = "target",
     source_field: str | None = "source",
-    references_field: str | None = "references",
+    references_field: str | None = "auto",
     training_data: str | None = None,
     long_texts: LongTexts | None = None,
     scorer: str | None = None,
@@ -138,7 +138,8 @@ def evaluate(  # noqa: PLR0913 (the signature is the command line)
             their source.
         text_field: Field of the target text.
         source_field: Field of the source; null for data without sources.
-        references_field: Field of a list of references; without it, rows of one source are joined.
+        references_field: Field of a list of references; auto is `references` where the data have
+            it. Without one (null) the texts of all rows of a source are its references.
         training_data: Training data, to look for copies.
         long_texts: What to do with data texts without sources that are longer than the model's:
             error, drop, truncate or split, as in training; by default they stay as they are.

@@ -45,15 +45,13 @@ def short_enough(
         too long for the model.
 
     Raises:
-        ValueError: If a source or every text is too long.
+        ValueError: If a source is too long.
     """
     pairs = [(one.source, text) for one in records for text in one.references or (one.text,)]
     limit, end = pipeline.config.max_length_tokens, pipeline.tokenizer.eos_token_id
     sources = pipeline.tokenize_prompts([source for source, _ in pairs])
     rows = [[*ids, end] for ids in encode_texts(pipeline.tokenizer, [text for _, text in pairs])]
     kept = [index for index, row in enumerate(rows) if len(row) <= limit]
-    if not kept:
-        raise ValueError(f"All {len(rows)} texts are longer than the model's {limit} tokens.")
     num_too_long = len(rows) - len(kept)
     return [sources[index] for index in kept], [rows[index] for index in kept], num_too_long
 
@@ -90,14 +88,18 @@ def measure_likelihood(
         nothing else is there. ``nats_per_token`` counts the text's tokens and its end token, for
         all families alike; ``nats_per_text`` is the mean. A ``..._standard_error`` is that over
         texts; ``draws_standard_error`` that of ``nats_per_token`` over the draws, ``None`` for one.
-        Texts that are too long for the model are left out, ``num_too_long``.
+        Texts that are too long for the model are left out, ``num_too_long``; where all are, there
+        are no other figures than ``num_texts``, 0.
 
     Raises:
-        ValueError: If a source or every text is too long.
+        ValueError: If a source is too long.
     """
     if not isinstance(pipeline, TokenPipeline) or pipeline.token_model.bound_kind is None:
         return {"kind": None}
+    kind = pipeline.token_model.bound_kind
     sources, rows, num_too_long = short_enough(pipeline, records)
+    if not rows:
+        return {"kind": kind, "num_texts": 0, "num_too_long": num_too_long}
     width = pipeline.config.max_length_tokens  # diffusion models the padding as well
     batches = [
         arrange_texts(
@@ -105,7 +107,6 @@ def measure_likelihood(
         )
         for start in range(0, len(rows), batch_size)
     ]
-    kind = pipeline.token_model.bound_kind
     draws = range(1 if kind == "exact" else num_draws)
     nats = np.stack([text_nats(pipeline, batches, seed, draw) for draw in draws])
     figures = likelihood_figures(nats, np.array([len(row) for row in rows]))

@@ -13,19 +13,63 @@ from ldm_text.data.readers import read_rows
 from ldm_text.data.records import TextRecord, read_records
 from ldm_text.tokenizer import encode_texts
 
+AUTO = "auto"
+DEFAULT_FIELD = "references"
+
 logger = logging.getLogger(__name__)
 
 
-def read_option(option: str, data: str, **options: Any) -> list[TextRecord]:
+def read_option(
+    option: str,
+    data: str,
+    references_field: str | None = None,
+    split: str = "train",
+    **fields: Any,
+) -> list[TextRecord]:
     """Read the records that an option names.
+
+    Args:
+        option: The option.
+        data: What it holds.
+        references_field: See ``find_references_field``.
+        split: Split of a dataset folder or hub dataset.
+        fields: Names of other fields, as ``read_records`` takes them.
 
     Raises:
         ValueError: If they cannot be read.
     """
     try:
-        return list(read_records(data, **options))
+        found = find_references_field(data, references_field, split)
+        return list(read_records(data, references_field=found, split=split, **fields))
     except (OSError, ValueError) as error:
         raise ValueError(f"`{option}`: {error}") from error
+
+
+def find_references_field(data: str, references_field: str | None, split: str) -> str | None:
+    """Choose the field that references are read from.
+
+    Args:
+        data: What ``read_rows`` takes.
+        references_field: A field; ``auto`` for ``references`` where the first row has it, else
+            none; ``None`` for none.
+        split: Split of a dataset folder or hub dataset.
+
+    Raises:
+        FileNotFoundError: If the data does not exist.
+        ValueError: If the first row cannot be read, or has not the field that is named.
+    """
+    if references_field is None:
+        return None
+    place, row = next(read_rows(data, split=split))
+    if references_field == AUTO:
+        return DEFAULT_FIELD if DEFAULT_FIELD in row else None
+    if references_field not in row:
+        raise ValueError(
+            f"{place}: no field `{references_field}`, which `--references_field` names; the fields "
+            f"there are {', '.join(map(repr, row))}. Leave the option out where each row has one "
+            "text."
+        )
+    return references_field
 
 
 def group_by_source(records: Sequence[TextRecord]) -> list[TextRecord]:

@@ -36,20 +36,22 @@ def report_pipeline(
     num_distinct_samples: int,
     num_likelihood_draws: int,
 ) -> dict[str, Any]:
-    """Measure a pipeline at all settings and seeds, and what does not depend on them."""
+    """Measure a pipeline at all settings and seeds, and what does not depend on them.
+
+    Generation takes longest and comes last: what the references make impossible is seen before.
+    """
     pipeline, evaluator = sweep.pipeline, sweep.evaluator
-    results = [sweep.measure(setting, seed) for setting, seed in product(grid, seeds)]
     report: dict[str, Any] = {
         "generator": describe_pipeline(pipeline),
         "likelihood": measure_likelihood(
             pipeline, evaluator.records, num_likelihood_draws, batch_size=sweep.batch_size
         ),
-        "generation": results,
-        "summary": summarize(results),
     }
     if isinstance(pipeline, LatentTextPipeline):
         texts = [text for one in evaluator.records for text in one.references or (one.text,)]
         report["autoencoder"] = measure_reconstruction(pipeline, texts)
+    results = [sweep.measure(setting, seed) for setting, seed in product(grid, seeds)]
+    report |= {"generation": results, "summary": summarize(results)}
     if evaluator.sources:
         own_results = [row for row in results if row["scheduler"] == "pipeline"]
         best = max(own_results, key=lambda row: row["bleu"])

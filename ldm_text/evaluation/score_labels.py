@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,15 +63,10 @@ def score_labels(
         for name in names
         if (own := [text for text, label in new if label == name])
     }
-    right = classifier([text for text, _ in new]) == np.array([label for _, label in new])
     report = {
         "data": {"path": data, "training_data": training_data},
-        "classifier": {
-            "features": "TF-IDF of words and characters, logistic regression",
-            "accuracy": float(right.mean()) if new else None,
-            "standard_error": standard_error(right) if new else None,
-            "num_texts": len(new),
-        },
+        "classifier": {"features": "TF-IDF of words and characters, logistic regression"}
+        | accuracy(classifier, new),
         "shares": figures,
         "num_texts": {name: len(own) for name, own in written.items()},
     }
@@ -79,6 +75,18 @@ def score_labels(
     rows = [["", *names]]
     rows += [[name, *map(cell, values.values())] for name, values in figures.items()]
     sys.stdout.write(aligned(rows))
+
+
+def accuracy(classifier: TextClassifier, new: list[tuple[str, str]]) -> dict[str, Any]:
+    """Tell how often the classifier is right on texts it has not seen; ``None`` without any."""
+    if not new:
+        return {"accuracy": None, "standard_error": None, "num_texts": 0}
+    right = classifier([text for text, _ in new]) == np.array([label for _, label in new])
+    return {
+        "accuracy": float(right.mean()),
+        "standard_error": standard_error(right),
+        "num_texts": len(new),
+    }
 
 
 def shares(found: np.ndarray, names: list[str]) -> dict[str, dict[str, float | None]]:

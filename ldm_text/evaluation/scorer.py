@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,19 @@ from ldm_text.evaluation.words import words_of
 from ldm_text.loading import load_pipeline
 from ldm_text.tokenizer import encode_texts
 
-Row = tuple[list[int], list[int]]  # what a text is scored given, and the tokens that are scored
+
+class Row(NamedTuple):
+    """A text as it is scored.
+
+    Attributes:
+        given: Token ids that stand before it.
+        scored: Token ids that are scored.
+        num_words: Words of what is scored.
+    """
+
+    given: list[int]
+    scored: list[int]
+    num_words: int
 
 
 @dataclass(frozen=True)
@@ -30,7 +42,7 @@ class TextScores:
     Attributes:
         nats: Negative log-probability ``(N,)``.
         num_tokens: Tokens of the scorer that were scored ``(N,)``.
-        num_words: Words, as ``words_of`` splits them ``(N,)``.
+        num_words: Words of what was scored, as ``words_of`` splits them ``(N,)``.
     """
 
     nats: np.ndarray
@@ -122,13 +134,13 @@ class Scorer(ABC):
         rows = self.rows(texts, [None] * len(texts) if sources is None else sources)
         nats = np.zeros(len(rows))
         # Rows of equal length together, so that there is little padding.
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index][1]))
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index].scored))
         for start in range(0, len(order), batch_size):
-            batch = [index for index in order[start : start + batch_size] if rows[index][1]]
+            batch = [index for index in order[start : start + batch_size] if rows[index].scored]
             if batch:
                 nats[batch] = self.nats([rows[index] for index in batch]).double().cpu().numpy()
-        num_tokens = np.array([len(row) for _, row in rows])
-        return TextScores(nats, num_tokens, np.array([len(words_of(text)) for text in texts]))
+        num_tokens = np.array([len(row.scored) for row in rows])
+        return TextScores(nats, num_tokens, np.array([row.num_words for row in rows]))
 
 
 class PipelineScorer(Scorer):
@@ -163,16 +175,20 @@ class PipelineScorer(Scorer):
             ValueError: If a source is too long.
         """
         prompts = list(sources) if self.sees_source else [None] * len(texts)
-        end = self.pipeline.tokenizer.eos_token_id
-        ids = [[*row, end] for row in encode_texts(self.pipeline.tokenizer, texts)]
-        limited = [row[: self.max_length_tokens] for row in ids]
-        return list(zip(self.pipeline.tokenize_prompts(prompts), limited, strict=True))
+        tokenizer, limit = self.pipeline.tokenizer, self.max_length_tokens
+        given = self.pipeline.tokenize_prompts(prompts)
+        rows = []
+        for text, source, ids in zip(texts, given, encode_texts(tokenizer, texts), strict=True):
+            read = text if len(ids) < limit else tokenizer.decode(ids[:limit])
+            scored = [*ids, tokenizer.eos_token_id][:limit]
+            rows.append(Row(source, scored, len(words_of(read))))
+        return rows
 
     def nats(self, rows: list[Row]) -> Tensor:
         """Compute the exact negative log-likelihood."""
-        texts = [text for _, text in rows]
+        texts = [row.scored for row in rows]
         batch = arrange_texts(
-            self.pipeline, [source for source, _ in rows], texts, max(map(len, texts))
+            self.pipeline, [row.given for row in rows], texts, max(map(len, texts))
         )
         return self.pipeline.token_model.negative_log_likelihood(batch)
 
@@ -201,21 +217,21 @@ class CausalLMScorer(Scorer):
         """Tokenize texts; the sources have no say."""
         encoded = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
         rows = []
-        for ids in encoded:
-            if self.start_token_id is None:
-                start, scored = ids[:1], ids[1:]
-            else:
-                start, scored = [self.start_token_id], ids
-            rows.append((start, scored[: self.max_length_tokens - 1]))
+        for text, ids in zip(texts, encoded, strict=True):
+            start = ids[:1] if self.start_token_id is None else [self.start_token_id]
+            rest = ids[1:] if self.start_token_id is None else ids
+            scored = rest[: self.max_length_tokens - 1]
+            read = text if len(scored) == len(ids) else self.tokenizer.decode(scored)
+            rows.append(Row(start, scored, len(words_of(read))))
         return rows
 
     def nats(self, rows: list[Row]) -> Tensor:
         """Sum the cross-entropy of each row."""
-        width = max(len(start) + len(scored) for start, scored in rows)
+        width = max(len(row.given) + len(row.scored) for row in rows)
         device = self.model.device
         ids = torch.zeros(len(rows), width, dtype=torch.long, device=device)
-        lengths = torch.tensor([1 + len(scored) for _, scored in rows], device=device)
-        for index, (start, scored) in enumerate(rows):
+        lengths = torch.tensor([1 + len(row.scored) for row in rows], device=device)
+        for index, (start, scored, _) in enumerate(rows):
             ids[index, : 1 + len(scored)] = torch.tensor([*start, *scored], device=device)
         mask = torch.arange(width, device=device) < lengths[:, None]
         logits = self.model(input_ids=ids, attention_mask=mask.long()).logits[:, :-1].float()

@@ -58,6 +58,8 @@ def test_excluded_sources_are_not_made(write, tmp_path):
     [
         (SOURCES, 100, "only 24 different sources were found in 10000 draws, 100 were asked for"),
         (["a pub"], 3, "has no slots such as"),
+        (SOURCES, 0, "`--num_rows` must be at least 1, got 0"),
+        (SOURCES, -1, "`--num_rows` must be at least 1, got -1"),
     ],
 )
 def test_what_cannot_be_done_is_refused(write, tmp_path, sources, num_rows, message):

@@ -214,6 +214,17 @@ def test_entropy_bound_calls_the_network_only_as_often_as_it_needs(chain):
         assert predictor.num_calls == num_calls
 
 
+@pytest.mark.parametrize("options", [{"top_p": 0.5}, {"temperature": 0.0}])
+def test_entropy_is_measured_before_temperature_and_cut(options):
+    """Both leave one certain token at each position, and a single call revealed all of them."""
+    log_probs = torch.tensor([[[0.55, 0.25, 0.0, 0.2], [0.15, 0.6, 0.0, 0.25]]]).log()
+    inputs = []
+    predictor = TokenPredictor(lambda ids: inputs.append(ids) or log_probs, MASK, None, **options)
+    ids = run_sampler("entropy_bound", predictor, torch.full((1, 2), MASK), 2)
+    assert inputs[1].tolist() == [[MASK, 1]]  # the token of the lower entropy
+    assert ids.tolist() == [[0, 1]]
+
+
 @pytest.mark.parametrize(("name", "sigma_of"), REMASKING)
 @pytest.mark.parametrize("num_steps", [2, 5, 16])
 def test_remasking_follows_the_law_of_its_paper(chain, name, sigma_of, num_steps):

@@ -96,6 +96,22 @@ def test_generated_texts_replace_the_training_texts_or_join_them(write_jsonl):
     assert len(fingerprints) == 3
 
 
+@pytest.mark.parametrize("train_on", ["generated", "both"])
+def test_texts_generated_for_held_out_sources_are_left_aside(write_jsonl, train_on):
+    """The teacher's texts for held-out sources were trained on, and validated with."""
+    real = [{"text": f"real {n}", "source": str(n)} for n in range(200)]
+    written = [{"text": f"generated {n}", "source": str(n)} for n in range(220)]
+    generated = str(write_jsonl(written, "generated.jsonl"))
+    options = {"validation_fraction": 0.2, "source_field": "source", "train_on": train_on}
+    corpus = Corpus(str(write_jsonl(real)), generated=generated, **options)
+    held_out = {record.source for record in corpus.validation_records()}
+    records = list(corpus.train_records())
+    assert held_out
+    assert held_out.isdisjoint(record.source for record in records)
+    num_generated = sum(record.text.startswith("generated") for record in records)
+    assert num_generated == 220 - len(held_out)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

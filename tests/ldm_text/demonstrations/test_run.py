@@ -152,3 +152,12 @@ def test_texts_that_fit_no_problem_are_refused(write, tmp_path):
         run_programs(data, one, output, pass_at=(1, 2))
     with pytest.raises(ValueError, match="`--num_workers` must be at least 1"):
         run_programs(data, one, output, num_workers=0)
+
+
+def test_nothing_goes_on_from_a_sentence(write, tmp_path):
+    """The sentence of MBPP stood before the text, and no program was one."""
+    data, output = str(write("data.jsonl", [MBPP])), tmp_path / "report.json"
+    texts = write("texts.jsonl", [{"task_id": 8, "text": MBPP["target"]}])
+    with pytest.raises(ValueError, match="`--texts_are completions`: problem 8 has no beginning"):
+        run_programs(data, texts, output, texts_are="completions")
+    assert not output.exists()

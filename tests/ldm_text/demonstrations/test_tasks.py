@@ -118,6 +118,8 @@ def check(name, source, text, *targets):
         ("14: 3+4=7, 7*2=14, 7*2=14", {"correct", "consistent"}),  # a step too many
         ("14: 7*2=14, 3+4=7", {"correct"}),  # 7 is not known yet
         ("4: 3+4=7, 7*2=14", {"working"}),
+        (f"14: 3+4=7, 7*2={'1' * 5000}", {"correct"}),  # more digits than Python reads
+        (f"14: {'3' * 5000}+4=7, 7*2=14", {"correct", "consistent"}),
     ],
 )
 def test_answer_and_working_are_checked_apart(text, right):

@@ -26,7 +26,6 @@ def evaluate(main, pipeline_folder, data, tmp_path):
         "pipeline": pipeline_folder,
         "data": data,
         "output": tmp_path / "report.json",
-        "references_field": "null",
         "num_inference_steps": "[2, 1]",
         "guidance_scale": "[1, 2]",
         "num_distinct_samples": 3,
@@ -92,6 +91,34 @@ def test_texts_too_long_for_the_model_are_left_out_of_reconstruction(pipeline):
     assert (figures["num_texts"], figures["num_too_long"]) == (1, 1)
 
 
+@pytest.mark.parametrize("folder", ["pipeline", "token_pipeline"])
+def test_references_that_are_all_too_long_leave_the_other_figures(
+    evaluate, token_pipeline_folder, tmp_path, report, folder
+):
+    """The report was lost to a traceback, or a refusal, after all texts had been generated."""
+    data = tmp_path / "long.jsonl"
+    data.write_text(json.dumps({"source": "name[Zizzi]", "target": "Zizzi" * 20}) + "\n")
+    code, _, error = evaluate(data=data, pipeline=tmp_path / folder, **NO_GRID)
+    assert code == 0, error
+    part = report()["autoencoder" if folder == "pipeline" else "likelihood"]
+    assert (part["num_texts"], part["num_too_long"]) == (0, 1)
+    assert report()["generation"]
+
+
+def test_what_the_references_make_impossible_is_seen_before_generation(
+    evaluate, monkeypatch, tmp_path
+):
+    def refuse(*args, **options):
+        raise ValueError("no reference will do")
+
+    monkeypatch.setattr("ldm_text.evaluation.reports.measure_reconstruction", refuse)
+    monkeypatch.setattr("ldm_text.evaluation.reports.measure_likelihood", refuse)
+    monkeypatch.setattr("ldm_text.evaluation.sweep.Sweep.measure", lambda *_: pytest.fail("late"))
+    code, _, error = evaluate()
+    assert code == 2
+    assert "no reference will do" in error
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -102,6 +129,10 @@ def test_texts_too_long_for_the_model_are_left_out_of_reconstruction(pipeline):
         (
             {"text_field": "text"},
             "line 1: no field `text`; the fields there are 'source', 'target'",
+        ),
+        (
+            {"references_field": "references"},
+            "line 1: no field `references`, which `--references_field` names",
         ),
         ({"num_inference_steps": "[]"}, "`--num_inference_steps` must hold at least one number"),
         ({"num_inference_steps": "[4, 0]"}, "`num_inference_steps` must be between 1 and 1000"),

@@ -3,7 +3,12 @@ import json
 import pytest
 
 from ldm_text.data.records import TextRecord
-from ldm_text.evaluation.references import cut_long_texts, group_by_source, read_text_sets
+from ldm_text.evaluation.references import (
+    cut_long_texts,
+    group_by_source,
+    read_option,
+    read_text_sets,
+)
 
 CONDITIONAL = [TextRecord("a", "x", ("a",)), TextRecord("b", "y", ("b",))]
 UNCONDITIONAL = [TextRecord("a"), TextRecord("b")]
@@ -33,6 +38,29 @@ def test_records_of_one_source_are_joined_with_all_references():
 
 def test_records_without_sources_stay_apart():
     assert group_by_source([TextRecord("a"), TextRecord("a")]) == [TextRecord("a")] * 2
+
+
+@pytest.mark.parametrize(
+    ("others", "field", "expected"),
+    [
+        ({}, "auto", ("a", "b")),
+        ({"references": ["c", "d"]}, "auto", ("c", "d", "c", "d")),
+        ({"references": ["c", "d"]}, None, ("a", "b")),
+        ({"all": ["e"]}, "all", ("e", "e")),
+    ],
+)
+def test_references_are_read_where_there_are_any(write, others, field, expected):
+    """Data with sources and targets, as the README describes them, were refused."""
+    path = write({"source": "x", "text": "a"} | others, {"source": "x", "text": "b"} | others)
+    records = read_option("--data", path, field, text_field="text", source_field="source")
+    (joined,) = group_by_source(records)
+    assert joined.references == expected
+
+
+def test_a_field_of_references_that_is_named_must_be_there(write):
+    path = write({"source": "x", "text": "a"})
+    with pytest.raises(ValueError, match=r"`--data`: .* `refs`, which `--references_field` names"):
+        read_option("--data", path, "refs", source_field="source")
 
 
 def test_rows_are_matched_by_source_whatever_their_order(write):

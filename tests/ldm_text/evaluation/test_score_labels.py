@@ -56,6 +56,17 @@ def test_shares_of_the_classes_are_those_of_the_texts(data, tmp_path, capsys):
     assert table[1].split() == ["mixed", "25.0", "+-", "9.9", "75.0", "+-", "9.9"]
 
 
+def test_a_classifier_that_knows_all_texts_has_no_accuracy(data, tmp_path):
+    """It was asked about no text at all, which it refuses."""
+    texts = write(tmp_path / "texts.jsonl", [{"text": "cup pot"}])
+    output = tmp_path / "report.json"
+    score_labels({"own": texts}, data[0], data[0], output, label_field="class")
+    report = json.loads(output.read_text())
+    assert report["classifier"]["accuracy"] is None
+    assert report["classifier"]["num_texts"] == 0
+    assert list(report["shares"]) == ["own"]
+
+
 def test_classes_that_fields_tell_leave_out_what_is_of_both(tmp_path):
     rows = [{"new": "a b", "old": "c d"}, {"new": "same", "old": "same"}]
     path = write(tmp_path / "pairs.jsonl", rows)

@@ -87,6 +87,19 @@ def test_labels_before_the_sources_are_taken_off(score, write):
     assert json.loads(output.read_text())["data"]["num_sources"] == 1
 
 
+def test_data_without_a_field_of_references_are_measured_by_their_targets(score, write):
+    rows = [
+        {"source": source, "target": target}
+        for source, targets in HELD_OUT.items()
+        for target in targets
+    ]
+    (code, _, error), output = score(data=write("pairs.jsonl", rows))
+    assert (code, error) == (0, "")
+    report = json.loads(output.read_text())
+    assert report["data"]["num_sources"] == 2
+    assert report["systems"]["good"]["figures"]["bleu"]["mean"] == pytest.approx(100)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -9,6 +9,7 @@ from ldm_text.baselines import AutoregressiveModel
 from ldm_text.data.records import TextRecord
 from ldm_text.evaluation.likelihood import measure_likelihood
 from ldm_text.evaluation.scorer import CausalLMScorer, PipelineScorer, Scorer
+from ldm_text.evaluation.words import words_of
 
 TEXTS = ["a pub", "", "It is cheap.", "The Mill is nice."]
 SOURCES = ["name[The Mill]", "name[Zizzi]", "", "a"]
@@ -90,6 +91,17 @@ def test_texts_are_scored_up_to_the_scorers_length(scorer, make_gpt2, toy_tokeni
     assert CausalLMScorer(make_gpt2(), toy_tokenizer, "gpt2").score(long).num_tokens.tolist() == [
         11
     ]
+
+
+def test_words_are_those_of_the_part_that_is_scored(scorer, make_gpt2, toy_tokenizer):
+    """All words of a text divided the nats of its beginning, so that long texts seemed probable."""
+    sentence = "The Vaults is a nice pub. "
+    models = {scorer: 16, CausalLMScorer(make_gpt2(), toy_tokenizer, "gpt2"): 11}
+    for model, num_tokens in models.items():
+        beginning = toy_tokenizer.decode(toy_tokenizer(sentence * 10)["input_ids"][:num_tokens])
+        scores = model.score([sentence * 10, sentence * 20, "a pub"])
+        assert scores.num_words.tolist() == [*[len(words_of(beginning))] * 2, 2]
+        assert scores.nats[0] == pytest.approx(scores.nats[1], rel=1e-5)
 
 
 def test_a_hugging_face_model_scores_as_its_own_loss_says(make_gpt2, toy_tokenizer):

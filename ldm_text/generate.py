@@ -51,9 +51,9 @@ def generate(  # noqa: PLR0913 (the signature is the command line)
         output: File to write, ``-`` for standard output; its name says whether it is JSON Lines
             (.gz, .xz and .zst are compressed) or Parquet. The same command goes on with a file that
             was broken off. Without it, texts are printed beside their sources.
-        num_inference_steps: Steps of the sampler, between 1 and 1000; by default 16 for a latent
-            pipeline and the longest text's number of tokens for a discrete one. An autoregressive
-            one takes none.
+        num_inference_steps: Steps of the sampler, between 1 and 1000; by default the latent
+            pipeline's own (16, a student's fewer) and the longest text's number of tokens for a
+            discrete one. An autoregressive one takes none.
         guidance_scale: Weight of classifier-free guidance, 1 is off; default is the pipeline's.
         seed: Seed of the noise; a row's text depends on it, its row and its sample number alone.
         batch_size: Samples that go through the network together; halved when memory runs out.
@@ -85,14 +85,7 @@ def generate(  # noqa: PLR0913 (the signature is the command line)
     Returns:
         The exit code: 0, or 3 if prompts were rejected.
     """
-    for name, value, least in (
-        ("num_samples", num_samples, 1),
-        ("seed", seed, 0),
-        ("devices", devices, 1),
-        ("num_nodes", num_nodes, 1),
-    ):
-        if value < least:
-            raise ValueError(f"`--{name}` must be at least {least}, got {value}.")
+    check_numbers(seed, num_samples=num_samples, devices=devices, num_nodes=num_nodes)
     options = JobOptions(
         prompts, output, prompts_format, columns, on_error, shard, start_over, batch_size
     )
@@ -129,6 +122,22 @@ def generate(  # noqa: PLR0913 (the signature is the command line)
     return finish(job_report, output, f", {len(calls)} {network} calls")
 
 
+def check_numbers(seed: int, **counts: int) -> None:
+    """Refuse a seed or a count that is too small.
+
+    Args:
+        seed: The seed, 0 or larger.
+        counts: Numbers of things, 1 or larger, by the names of their options.
+
+    Raises:
+        ValueError: If one is smaller.
+    """
+    for name, value in {"seed": seed, **counts}.items():
+        least = 0 if name == "seed" else 1
+        if value < least:
+            raise ValueError(f"`--{name}` must be at least {least}, got {value}.")
+
+
 def print_texts(records: list[Record]) -> None:
     """Print texts beside their sources."""
     for record in records:
@@ -154,11 +163,11 @@ def describe(job_report: JobReport, calls: str) -> str:
 
 
 def written_to(job_report: JobReport, output: Path | None) -> str:
-    """Say where the texts are, those of earlier runs and the rejected prompts, too."""
+    """Say where the texts are, those of earlier runs and what was rejected, too."""
     if output is None or output == STANDARD_STREAM:
         return ""
     earlier = job_report.num_earlier_records
     behind = f" behind the {earlier} of earlier runs" if earlier else ""
     rejects = job_report.num_rejects
-    rejected = f"; {rejects} prompts rejected, see {output}.rejects.jsonl" if rejects else ""
+    rejected = f"; {rejects} rejected, see {output}.rejects.jsonl" if rejects else ""
     return f", written to {output}{behind}{rejected}"

@@ -26,6 +26,7 @@ from ldm_text.generation import GenerationOutput, Generators
 from ldm_text.known_tokens import KnownTokens
 from ldm_text.labels import labelled_prompts, labels_of
 from ldm_text.prompts import check_prompts
+from ldm_text.sampler_options import check_number
 from ldm_text.source_fields import SourceFields
 from ldm_text.stopping import token_patience
 from ldm_text.text_latents import TextLatents
@@ -152,12 +153,13 @@ class LatentTextPipeline(TextLatents, Compilable, DiffusionPipeline):
             )
         if output_type not in ("text", "seq", "latent"):
             raise ValueError(f"`output_type` must be text, seq or latent, got '{output_type}'.")
-        if clamp_start is not None and not 0 <= clamp_start <= 1:
-            raise ValueError(f"`clamp_start` must be between 0 and 1, got {clamp_start}.")
-        if self_correction is not None and not 0 <= self_correction < 1:
-            raise ValueError(
-                f"`self_correction` must be between 0 and below 1, got {self_correction}."
-            )
+        for name, value in (
+            ("clamp_start", clamp_start),
+            ("self_correction", self_correction),
+            ("stop_confidence", stop_confidence),
+        ):
+            if value is not None:
+                check_number(name, value)
         token_patience(stop_patience, stop_confidence)
         attribute_targets(self.classifiers, attributes)
         check_scheduler(self.scheduler)

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
+from ldm_text.baselines.diffusion import check_num_inference_steps
 from ldm_text.baselines.known_token_checks import check_known_tokens
 from ldm_text.baselines.sequences import prompt_batch
 from ldm_text.baselines.token_model import KnownTokenSupport, TokenModel
@@ -19,6 +20,7 @@ from ldm_text.generation import GenerationOutput, Generators
 from ldm_text.known_tokens import KnownTokens
 from ldm_text.labels import check_labels, labelled_prompts, labels_of
 from ldm_text.prompts import check_prompts, tokenize_prompts
+from ldm_text.sampler_options import NUMBERS, check_choice, check_number, check_switch
 from ldm_text.tokenizer import load_tokenizer
 
 
@@ -133,14 +135,32 @@ class TokenPipeline(DiffusionPipeline):
             num_tokens = self.config.max_length_tokens
             check_known_tokens(known_tokens, self.token_model, len(prompts), num_tokens)
         options = {name: value for name, value in options.items() if value is not None}
-        known = ("num_inference_steps", *self.token_model.sampler_options)
         for name, value in options.items():
-            if name not in known:
-                raise ValueError(
-                    f"`{name}` has no effect: {type(self.token_model).__name__} takes "
-                    f"{', '.join(known)}. Leave it out, got {value}."
-                )
+            self.check_option(name, value)
         return options
+
+    def check_option(self, name: str, value: Any) -> None:
+        """Check one option of the sampler.
+
+        Raises:
+            ValueError: If it has no effect for this model, or is of a wrong kind or out of range.
+        """
+        steps = ("num_inference_steps",) if self.token_model.takes_num_inference_steps else ()
+        known = (*steps, *self.sampler_options)
+        if name not in known:
+            raise ValueError(
+                f"`{name}` has no effect: {type(self.token_model).__name__} takes "
+                f"{', '.join(known)}. Leave it out, got {value}."
+            )
+        if name in NUMBERS:
+            check_number(name, value)
+        elif name == "num_inference_steps":
+            check_num_inference_steps(value, default=value)
+        elif name == "use_cache":
+            check_switch(name, value)
+        else:
+            kind = get_type_hints(type(self.token_model).generate_ids)[name]
+            check_choice(name, value, get_args(kind))
 
     @torch.no_grad()
     def generate(

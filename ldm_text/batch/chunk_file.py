@@ -23,7 +23,7 @@ class EncodedChunk:
     Attributes:
         number: The chunk's.
         content: Its records in the format of the output.
-        rejects: Rows that could not be used.
+        rejects: Rows that could not be used, and texts that could not be written.
         num_slots: Its slots, rejected ones included.
         num_records: Its records.
         num_tokens: Tokens of its texts.
@@ -105,8 +105,17 @@ def chunk_folder(output: Path, job_key: str) -> ChunkFolder:
     return ChunkFolder(output.with_name(f"{output.name}.chunks.{job_key}"))
 
 
+def has_chunks(output: Path) -> bool:
+    """Tell whether processes of a job have left chunks of this output."""
+    return any(any(folder.iterdir()) for folder in _chunk_folders(output))
+
+
 def remove_chunk_folders(output: Path) -> None:
     """Remove the chunks of all jobs that wrote this output."""
-    for path in output.parent.iterdir():
-        if path.name.startswith(f"{output.name}.chunks."):
-            shutil.rmtree(path)
+    for folder in _chunk_folders(output):
+        shutil.rmtree(folder)
+
+
+def _chunk_folders(output: Path) -> list[Path]:
+    start = f"{output.name}.chunks."
+    return [path for path in output.parent.iterdir() if path.name.startswith(start)]

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -70,7 +71,8 @@ class ChunkResult:
         num_slots: Its slots, rejected ones included.
         records: Output records in the order of the slots.
         rejects: ``id``, ``line`` and ``reason`` of each row that could not be used, told by the
-            chunk that holds its first sample.
+            chunk that holds its first sample; and with ``sample`` of each text that could not be
+            written.
         num_tokens: Tokens of all texts.
     """
 
@@ -156,11 +158,12 @@ class ChunkRunner:
         """Make the records of a chunk.
 
         Raises:
-            ValueError: If a row cannot be used and is not to be rejected.
+            ValueError: If a row cannot be used, or no text be written for it, and it is not to be
+                rejected.
             MemoryError: If there is no memory for a single slot.
         """
         entries: list[tuple[Any, int]] = []
-        carried: list[Mapping[str, Any]] = []
+        carried: list[tuple[InputRow, Mapping[str, Any]]] = []
         rejects: list[Record] = []
         checked: Any = None
         known = -1
@@ -169,13 +172,22 @@ class ChunkRunner:
                 known, checked = row.number, self._check(row)
             if not isinstance(checked, RowError):
                 entries.append((checked[0], sample))
-                carried.append(checked[1])
+                carried.append((row, checked[1]))
             elif sample == 0:
                 rejects.append({"id": row.number, "line": row.line, "reason": str(checked)})
         if self.on_batch is not None and len(entries) < len(chunk.slots):
             self.on_batch(len(chunk.slots) - len(entries), 0)
-        records, num_tokens = self._run_by_length(entries)
-        records = [{**record, **columns} for record, columns in zip(records, carried, strict=True)]
+        made, num_tokens = self._run_by_length(entries)
+        records: list[Record] = []
+        for record, (_, sample), (row, columns) in zip(made, entries, carried, strict=True):
+            if not isinstance(record, RowError):
+                records.append({**record, **columns})
+            elif self.reject:
+                place = {"id": row.number, "line": row.line, "sample": sample}
+                rejects.append({**place, "reason": str(record)})
+            else:
+                raise ValueError(f"{place_of(self.source, row)}: {record}") from record
+        rejects.sort(key=itemgetter("id"))
         return ChunkResult(chunk.number, len(chunk.slots), records, rejects, num_tokens)
 
     def _check(self, row: InputRow) -> tuple[Any, Mapping[str, Any]] | RowError:
@@ -186,10 +198,12 @@ class ChunkRunner:
                 raise ValueError(f"{place_of(self.source, row)}: {error}") from error
             return error
 
-    def _run_by_length(self, entries: Sequence[tuple[Any, int]]) -> tuple[list[Record], int]:
+    def _run_by_length(
+        self, entries: Sequence[tuple[Any, int]]
+    ) -> tuple[list[Record | RowError], int]:
         """Run entries in batches of like lengths, the longest first: it shows if all fit."""
         order = sorted(range(len(entries)), key=lambda i: -self.work.length(entries[i][0]))
-        records: list[Record] = [{}] * len(entries)
+        records: list[Record | RowError] = [{}] * len(entries)
         num_tokens = start = 0
         while start < len(order):
             places = order[start : start + self.batch_size]

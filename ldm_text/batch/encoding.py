@@ -68,6 +68,11 @@ class LinesEncoding:
 
     def complete(self, chunks: Path, target: Path) -> None:
         """Make the output file of the chunks."""
+        if not chunks.stat().st_size:  # no record at all; a compressed file has bytes even then
+            with chunks.open("wb") as file:
+                file.write(self.compress(b""))
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(chunks, target)
 
 

@@ -32,7 +32,7 @@ from ldm_text.batch.inputs import InputRow, InputRows, InputSize
 from ldm_text.batch.journal import JobState
 from ldm_text.batch.line_inputs import StreamedLines, open_input
 from ldm_text.batch.options import JobOptions
-from ldm_text.batch.output_file import OutputFile, journal_path
+from ldm_text.batch.output_file import OutputFile, earlier_journal
 from ldm_text.batch.progress import Progress
 from ldm_text.batch.work import Record, RowError, Work
 
@@ -47,7 +47,7 @@ class JobReport:
     Attributes:
         num_records: Records of this run.
         num_earlier_records: Records of earlier runs.
-        num_rejects: Rows rejected by all runs.
+        num_rejects: Rows rejected by all runs, and texts that could not be written.
         num_tokens: Tokens of this run's texts.
         seconds: Time from the first row read to the last byte written.
     """
@@ -91,20 +91,40 @@ class Job:
         self.columns = CarriedColumns(options.columns, tuple(work.fields))
         try:
             self.source: InputRows = open_input(options.prompts, options.prompts_format)
-            self.size = self._measure() if is_first else None
         except (OSError, ValueError) as error:
             raise ValueError(f"`--prompts`: {error}") from error
         if self.source.is_stream and options.shard is not None:
             raise ValueError("`--shard` needs a file of prompts: the end of a pipe is not known.")
+        self._check_columns()
+        self.size = self._measure() if is_first else None
+
+    def _check_columns(self) -> None:
+        """Look for the columns in a table; other rows have each their own."""
+        if self.source.schema is None:
+            return
+        there = self.source.schema.names
+        for name in self.options.columns:
+            if name not in there:
+                raise ValueError(
+                    f"`--columns`: {self.source.name} has no column `{name}`; those there are "
+                    f"{', '.join(there)}."
+                )
 
     def _measure(self) -> InputSize | None:
         """Measure the input, and check each row before a job that stops at a bad one begins."""
         if self.source.is_stream:
             return None
         options = self.options
-        goes_on = options.file is not None and journal_path(options.file).exists()
-        is_checked = options.on_error == "stop" and (options.start_over or not goes_on)
-        return self.source.measure(self._check_row if is_checked else None)
+        goes_on = (
+            options.file is not None
+            and not options.start_over
+            and earlier_journal(options.file) is not None
+        )
+        check = None if goes_on or options.on_error == "reject" else self._check_row
+        try:
+            return self.source.measure(check)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"`--prompts`: {error}") from error
 
     def _check_row(self, row: InputRow) -> None:
         try:

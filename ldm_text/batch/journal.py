@@ -22,7 +22,7 @@ class JobState:
         num_chunks: Chunks that are committed.
         num_slots: Slots that they held.
         num_records: Records that were written.
-        num_rejects: Rows that were rejected.
+        num_rejects: Rows that were rejected, and texts that could not be written.
         num_bytes: Size of the output that is committed.
         num_reject_bytes: Size of the rejects file that is committed.
         stream: For a stream, the rows read and their hash.

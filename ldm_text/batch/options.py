@@ -43,13 +43,15 @@ class JobOptions:
         """Check what can be checked without reading anything.
 
         Raises:
-            ValueError: If an option is out of range or without effect.
+            ValueError: If an option is out of range or without effect, or the job would write over
+                its own input.
             FileNotFoundError: If the folder of the output is missing.
         """
         if self.batch_size < 1:
             raise ValueError(f"`--batch_size` must be at least 1, got {self.batch_size}.")
         if self.file is not None:
             check_output_file("--output", self.file)
+            self._check_prompts_stay(self.file)
         elif self.start_over:
             raise ValueError("`--start_over` has no effect without `--output FILE`.")
         elif self.on_error == "reject":
@@ -57,6 +59,18 @@ class JobOptions:
         if self.columns and self.prompts is None:
             raise ValueError("`--columns` has no effect without `--prompts`.")
         self.part()
+
+    def _check_prompts_stay(self, file: Path) -> None:
+        prompts = None if self.prompts is None else self.prompts.expanduser()
+        if prompts is None or not prompts.exists():
+            return
+        for ending in ("", ".partial", ".rejects.jsonl", ".rejects.jsonl.partial"):
+            path = file.with_name(file.name + ending)
+            if path.exists() and path.samefile(prompts):
+                raise ValueError(
+                    f"`--output`: the job would write over `{self.prompts}`, the file of "
+                    "`--prompts`; name another one."
+                )
 
     def part(self) -> tuple[int, int]:
         """Return which part of how many the shard is, from 1.

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from ldm_text.batch.chunk_file import EncodedChunk, remove_chunk_folders
+from ldm_text.batch.chunk_file import EncodedChunk, has_chunks, remove_chunk_folders
 from ldm_text.batch.encoding import Encoding, encode_lines
 from ldm_text.batch.journal import JobState, Journal, differences, read_journal
 from ldm_text.whole_lines import sync_folder, write_all
@@ -23,6 +23,20 @@ from ldm_text.whole_lines import sync_folder, write_all
 def journal_path(path: Path) -> Path:
     """Return where the journal of an output file stands."""
     return path.with_name(path.name + ".job.json")
+
+
+def earlier_journal(path: Path) -> Journal | None:
+    """Return the journal of an earlier run that has left rows of an output file.
+
+    A run that ended before its first rows has left nothing that another command could differ from.
+
+    Raises:
+        ValueError: If the journal is damaged.
+    """
+    journal = read_journal(journal_path(path))
+    if journal is None or not (journal.state.num_chunks or has_chunks(path)):
+        return None
+    return journal
 
 
 class OutputFile:
@@ -79,7 +93,7 @@ class OutputFile:
         return self
 
     def _open(self) -> None:
-        earlier = None if self.start_over else read_journal(self.journal.path)
+        earlier = None if self.start_over else earlier_journal(self.path)
         if earlier is not None:
             self._check_settings(earlier)
             self.journal = earlier

@@ -11,7 +11,10 @@ Item = TypeVar("Item")
 
 
 class RowError(ValueError):
-    """An input row that cannot be used; the message is the reason, without the place."""
+    """An input row that cannot be used; the message is the reason, without the place in the file.
+
+    Either the row itself does not do, or no text was found for it.
+    """
 
 
 @dataclass(frozen=True)
@@ -19,11 +22,12 @@ class Outputs:
     """What a batch gave.
 
     Attributes:
-        records: One output record for each entry of the batch, in its order.
+        records: One output record for each entry of the batch, in its order, or the reason why
+            there is none.
         num_tokens: Tokens in all of their texts, for the report of throughput.
     """
 
-    records: list[Record]
+    records: Sequence[Record | RowError]
     num_tokens: int
 
 

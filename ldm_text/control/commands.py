@@ -13,7 +13,7 @@ from ldm_text.control.edit import check_strength
 from ldm_text.control.edit_work import EditWorkOptions
 from ldm_text.control.options import ControlOptions
 from ldm_text.control.work import ControlledWorkOptions
-from ldm_text.generate import finish
+from ldm_text.generate import check_numbers, finish
 from ldm_text.generated_rows import Sampling, TextSettings
 from ldm_text.precision import Precision
 
@@ -73,6 +73,7 @@ def infill(  # noqa: PLR0913 (the signature is the command line)
     Returns:
         The exit code: 0, or 3 if rows were rejected.
     """
+    check_numbers(seed, num_samples=num_samples)
     check_one_of("template", template, prompts)
     check_source("template", template, source)
     control = control or ControlOptions()
@@ -152,6 +153,7 @@ def edit(  # noqa: PLR0913 (the signature is the command line)
     Returns:
         The exit code: 0, or 3 if rows were rejected.
     """
+    check_numbers(seed, num_samples=num_samples)
     check_one_of("text", text, prompts)
     check_strength(strength)
     check_source("text", text, source)

@@ -27,11 +27,6 @@ class Constraints:
     required_patterns: tuple[str, ...] = ()
     forbidden_patterns: tuple[str, ...] = ()
 
-    @property
-    def has_patterns(self) -> bool:
-        """Whether candidates may fall away."""
-        return bool(self.required_patterns or self.forbidden_patterns)
-
     def check(self, known_texts: Sequence[str], max_characters: int) -> None:
         """Refuse what no text can satisfy.
 

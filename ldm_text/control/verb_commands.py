@@ -12,7 +12,7 @@ from ldm_text.batch.work import Record
 from ldm_text.control.commands import check_one_of, check_source, show
 from ldm_text.control.verb_work import VerbWorkOptions
 from ldm_text.control.verbs import Interpolation, Refinement, Variations
-from ldm_text.generate import finish
+from ldm_text.generate import check_numbers, finish
 from ldm_text.generated_rows import Sampling, TextSettings
 from ldm_text.precision import Precision
 
@@ -69,6 +69,7 @@ def variations(  # noqa: PLR0913 (the signature is the command line)
         The exit code: 0, or 3 if rows were rejected.
     """
     verb = Variations(n, distance)
+    check_numbers(seed)
     verb.check()
     check_one_of("text", text, prompts)
     check_source("text", text, source)
@@ -141,6 +142,7 @@ def interpolate(  # noqa: PLR0913 (the signature is the command line)
         The exit code: 0, or 3 if rows were rejected.
     """
     verb = Interpolation(n, strength)
+    check_numbers(seed)
     verb.check()
     check_one_of("first", first, prompts)
     check_one_of("last", last, prompts)
@@ -211,6 +213,7 @@ def refine(  # noqa: PLR0913 (the signature is the command line)
         The exit code: 0, or 3 if rows were rejected.
     """
     verb = Refinement(num_rounds, share, strength)
+    check_numbers(seed)
     verb.check()
     check_one_of("text", text, prompts)
     check_source("text", text, source)

@@ -9,12 +9,12 @@ import torch
 
 from denoiser.guiders import weak_denoiser_of
 from ldm_text.batch.texts import TextItem, TextWork, TextWorkOptions
-from ldm_text.batch.work import Outputs, RowError
+from ldm_text.batch.work import Outputs, Record, RowError
 from ldm_text.control.candidates import WriteOptions
 from ldm_text.control.options import ControlOptions
 from ldm_text.control.request import TextRequest, plan_text
 from ldm_text.control.template import parse_template
-from ldm_text.control.write import write_texts
+from ldm_text.control.write import write_or_reject
 from ldm_text.data.records import string_field
 from ldm_text.loading import digest_pipeline
 from ldm_text.pipeline import LatentTextPipeline
@@ -142,11 +142,16 @@ class ControlledTextWork:
         requests = [replace(item.request, sample=sample) for item, sample in batch]
         if self.controlled.control.trace is not None:
             self.trace(self.controlled.control.trace, requests)
-        written = write_texts(
+        written = write_or_reject(
             self.pipeline, requests, replace(self.write_options, batch_size=max(len(batch), 1))
         )
-        records = []
+        records: list[Record | RowError] = []
+        num_tokens = 0
         for (item, sample), text in zip(batch, written, strict=True):
+            if isinstance(text, RowError):
+                records.append(text)
+                continue
+            num_tokens += text.num_tokens
             record = common_fields(self.text_work, item, sample, text.text) | {
                 "num_tokens": text.num_tokens,
                 "num_candidates": text.num_candidates,
@@ -155,7 +160,7 @@ class ControlledTextWork:
             if text.num_network_calls is not None:
                 record["num_network_calls"] = text.num_network_calls
             records.append(record | ({"template": item.template} if self.has_templates else {}))
-        return Outputs(records, sum(text.num_tokens for text in written))
+        return Outputs(records, num_tokens)
 
     def trace(self, path: Path, requests: Sequence[TextRequest]) -> None:
         """Write the page of the first text of the job, if it is among the requests."""

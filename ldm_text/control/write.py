@@ -7,6 +7,7 @@ import torch
 from sacrebleu.metrics.chrf import CHRF
 from torch import Tensor
 
+from ldm_text.batch.work import RowError
 from ldm_text.control.candidates import (
     Candidate,
     WriteOptions,
@@ -61,7 +62,30 @@ def write_texts(
         ValueError: Before any computation if a request is impossible; afterwards if no candidate of
             a request satisfies the constraints.
     """
-    options = options or WriteOptions()
+    texts = []
+    for written in write_or_reject(pipeline, requests, options or WriteOptions()):
+        if isinstance(written, RowError):
+            raise written
+        texts.append(written)
+    return texts
+
+
+def write_or_reject(
+    pipeline: TextPipeline, requests: Sequence[TextRequest], options: WriteOptions
+) -> list[WrittenText | RowError]:
+    """Write a text for each request; one whose candidates all fall away does not end the others.
+
+    Args:
+        pipeline: The model.
+        requests: What is asked.
+        options: How.
+
+    Returns:
+        The texts as of ``write_texts``, and in place of some the reason why there is none.
+
+    Raises:
+        ValueError: Before any computation if a request is impossible.
+    """
     options.check()
     constraints, seed = options.constraints, options.settings.seed
     planned = [
@@ -113,16 +137,12 @@ def choose(
     planned: PlannedText,
     found: Sequence[Written],
     options: WriteOptions,
-) -> WrittenText:
-    """Keep the best of the candidates that satisfy the constraints.
-
-    Raises:
-        ValueError: If none does.
-    """
+) -> WrittenText | RowError:
+    """Keep the best of the candidates that satisfy the constraints, or say that none does."""
     request = planned.request
     kept = [entry for entry in found if options.constraints.matches(entry.text)]
     if not kept:
-        raise ValueError(
+        return RowError(
             f"None of {len(found)} candidates of row {request.row} satisfies the constraints; the "
             f"first reads {found[0].text!r}. Raise `num_candidates`, or change the constraints."
         )

@@ -174,9 +174,7 @@ def test_rejected_prompts_give_an_exit_code_of_their_own(
     output = tmp_path / "out.jsonl"
     code, printed, error = generate("--prompts", path, "--output", output, "--on_error", "reject")
     assert (code, error) == (3, "")
-    assert printed.endswith(
-        f"written to {output}; 2 prompts rejected, see {output}.rejects.jsonl\n"
-    )
+    assert printed.endswith(f"written to {output}; 2 rejected, see {output}.rejects.jsonl\n")
     rejects = read_lines(tmp_path / "out.jsonl.rejects.jsonl")
     assert [(row["id"], row["line"]) for row in rejects] == [(1, 2), (2, 3)]
     assert rejects[1]["reason"].startswith("the prompt has ")

@@ -82,6 +82,13 @@ def test_a_long_prompt_is_refused_before_anything_is_written(
         (["--num_samples", 0], "`--num_samples` must be at least 1, got 0."),
         (["--seed", -1], "`--seed` must be at least 0, got -1."),
         (["--guidance_scale", ".inf"], "`guidance_scale` must be a finite number, got inf."),
+        (["--sampling", "{clamp_start: abc}"], "`clamp_start` must be a number, got 'abc'."),
+        (["--sampling.self_correction", "[1]"], "`self_correction` must be a number, got [1]."),
+        (["--sampling.clamp_start", "true"], "`clamp_start` must be a number, got True."),
+        (
+            ["--sampling", "{stop_patience: 1, stop_confidence: abc}"],
+            "`stop_confidence` must be a number, got 'abc'.",
+        ),
         (["--pipeline", "nowhere"], "There is no pipeline folder `nowhere`"),
         (["--output", "nowhere/out.jsonl"], "`--output`: there is no folder `nowhere`"),
         (["--output", "/dev/full"], "`--output`: `/dev/full` is no regular file"),

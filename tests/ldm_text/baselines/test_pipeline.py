@@ -1,5 +1,8 @@
 """What all generators promise, whatever their family."""
 
+import math
+import re
+
 import pytest
 import torch
 
@@ -105,3 +108,53 @@ def test_a_damaged_folder_is_refused(make_token_pipeline, tmp_path, damage, mess
     damage(folder)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         load_pipeline(folder)
+
+
+WRONG_VALUES = [
+    ("autoregressive", {"temperature": -1}, "`temperature` must be 0 or larger, got -1."),
+    ("autoregressive", {"temperature": "abc"}, "`temperature` must be a number, got 'abc'."),
+    ("autoregressive", {"temperature": math.nan}, "`temperature` must be 0 or larger, got nan."),
+    ("autoregressive", {"use_cache": "abc"}, "`use_cache` must be true or false, got 'abc'."),
+    ("autoregressive", {"num_inference_steps": 3}, "`num_inference_steps` has no effect: Auto"),
+    ("masked", {"top_p": 0}, "`top_p` must be larger than 0 and at most 1, got 0."),
+    ("masked", {"sampler": "luck"}, "`sampler` must be one of ancestral, first_hitting, "),
+    ("masked", {"sampler": [1]}, "`sampler` must be one of ancestral, first_hitting, "),
+    ("masked", {"block_length": 0.5}, "`block_length` must be a whole number, got 0.5."),
+    ("masked", {"block_length": 0}, "`block_length` must be 1 or larger, got 0."),
+    ("masked", {"entropy_bound": -1.0}, "`entropy_bound` must be 0 or larger, got -1.0."),
+    ("masked", {"eta": 2}, "`eta` must be between 0 and 1, got 2."),
+    ("masked", {"guidance_scale": math.inf}, "`guidance_scale` must be a finite number, got inf."),
+    ("masked", {"num_inference_steps": 0}, "`num_inference_steps` must be between 1 and 1000"),
+    ("embedding_diffusion", {"clamp_start": True}, "`clamp_start` must be a number, got True."),
+]
+
+
+@pytest.mark.parametrize(("family", "options", "message"), WRONG_VALUES)
+def test_wrong_values_are_refused_before_any_work(make_token_pipeline, family, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_token_pipeline(family).check_inputs(["a"], **options)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_option_of_a_sampler_is_checked(make_token_pipeline, family):
+    pipeline = make_token_pipeline(family)
+    for name in pipeline.sampler_options:
+        with pytest.raises(ValueError, match=f"`{name}` must be "):
+            pipeline.check_inputs(["a"], **{name: {}})
+
+
+def test_a_wrong_value_is_refused_before_the_output_is_begun(make_token_pipeline, main, tmp_path):
+    """It was found when the journal stood, and the corrected command then refused."""
+    make_token_pipeline().save_pretrained(tmp_path / "pipeline")
+    arguments = [
+        "generate",
+        "--pipeline",
+        tmp_path / "pipeline",
+        "--output",
+        tmp_path / "out.jsonl",
+    ]
+    for value in ("-1", "abc"):
+        code, printed, error = main(*arguments, "--sampling.temperature", value)
+        assert (code, printed, error.count("\n")) == (2, "", 1)
+        assert "`temperature` must be" in error
+    assert not list(tmp_path.glob("out*"))

@@ -161,3 +161,17 @@ def test_options_without_effect_are_refused(prompts, tmp_path):
             run_job(ToyWork(), JobOptions(prompts, **options))
     with pytest.raises(ValueError, match="`--columns` has no effect without `--prompts`"):
         run_job(ToyWork(), JobOptions(columns=("a",)))
+
+
+@pytest.mark.parametrize(
+    "name", ["prompts.jsonl", "prompts.jsonl.partial", "prompts.jsonl.rejects.jsonl"]
+)
+def test_a_job_does_not_write_over_its_prompts(write_rows, tmp_path, name):
+    prompts = write_rows(3, name)
+    content = prompts.read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path)
+    for output in (tmp_path / "prompts.jsonl", tmp_path / "link" / "prompts.jsonl"):
+        with pytest.raises(ValueError, match=f"`--output`: the job would write over .*{name}`"):
+            run_job(ToyWork(), options_for(prompts, output, start_over=True))
+    assert prompts.read_bytes() == content
+    assert [path.name for path in tmp_path.glob("prompts*")] == [name]

@@ -2,7 +2,9 @@
 
 import pytest
 
-from ldm_text.batch.job import run_job
+from ldm_text.batch.chunk_file import EncodedChunk, chunk_folder
+from ldm_text.batch.chunks import read_chunks
+from ldm_text.batch.job import Job, run_job
 from ldm_text.batch.options import JobOptions
 from tests.ldm_text.batch.toy_work import ToyWork, expected_records, options_for, read
 
@@ -70,3 +72,38 @@ def test_an_output_that_has_lost_rows_is_refused(broken_off, tmp_path):
     (tmp_path / "out.jsonl.partial").write_text("")
     with pytest.raises(ValueError, match=r"is shorter than the .* bytes that"):
         run_job(ToyWork(), broken_off)
+
+
+class FailsAtOnce(ToyWork):
+    """Fails at its first batch."""
+
+    def run(self, batch):
+        raise ValueError("wrong option.")
+
+
+def test_a_job_that_has_written_nothing_can_be_changed(prompts, tmp_path):
+    """A wrong option was found late, and the corrected command refused for differing from it."""
+    options = options_for(prompts, tmp_path / "out.jsonl")
+    with pytest.raises(ValueError, match="wrong option"):
+        run_job(FailsAtOnce(name="wrong"), options)
+    assert (tmp_path / "out.jsonl.job.json").exists()
+    prompts.write_text(prompts.read_text() + '{"source": 1}')
+    with pytest.raises(ValueError, match="line 51: no source"):  # found before the job begins
+        run_job(FailsAtOnce(name="right"), options)
+    prompts.write_text(prompts.read_text().replace('{"source": 1}', ""))
+    report = run_job(ToyWork(name="right"), options)
+    assert (report.num_records, report.num_earlier_records) == (50, 0)
+    assert read(tmp_path / "out.jsonl") == expected_records()
+
+
+def test_chunks_that_processes_have_left_are_not_discarded(prompts, tmp_path):
+    options = options_for(prompts, tmp_path / "out.jsonl")
+    job = Job(ToyWork(), options)
+    with job.open_output() as file:
+        folder = chunk_folder(file.path, file.job_key)
+        folder.make()
+        (chunk, *_) = read_chunks(job.source, job.plan(file.state.chunk_slots))
+        folder.write(EncodedChunk.of(job.runner().run(chunk), file.encoding))
+    with pytest.raises(ValueError, match="holds 0 rows of a job that differs in `name`"):
+        run_job(ToyWork(name="other"), options)
+    assert folder.path.exists()

@@ -8,7 +8,9 @@ import pytest
 from pyarrow import parquet
 
 from ldm_text.batch.job import EXIT_CODE_REJECTS, run_job
-from tests.ldm_text.batch.toy_work import ToyWork, options_for, read
+from ldm_text.batch.work import Outputs, RowError
+from ldm_text.data.compression import read_lines
+from tests.ldm_text.batch.toy_work import ToyWork, digest, options_for, read
 
 # Columns
 
@@ -61,6 +63,17 @@ def test_a_row_whose_columns_do_not_do_is_refused(tmp_path, row, reason):
 def test_columns_must_have_names_of_their_own(prompts, tmp_path, columns):
     with pytest.raises(ValueError, match="`--columns` must name each column once"):
         run_job(ToyWork(), options_for(prompts, tmp_path / "out.jsonl", columns=columns))
+
+
+def test_a_column_that_a_table_lacks_is_refused_before_anything_is_written(tmp_path):
+    """From table to table its type was looked up as late as with the first rows."""
+    path = tmp_path / "prompts.parquet"
+    parquet.write_table(pyarrow.table({"source": ["a"]}), path)
+    for name in ("out.parquet", "out.jsonl"):
+        options = options_for(path, tmp_path / name, columns=("nope",), on_error="reject")
+        with pytest.raises(ValueError, match=r"`--columns`: .*parquet has no column `nope`; .*are"):
+            run_job(ToyWork(), options)
+    assert not list(tmp_path.glob("out*"))
 
 
 # Rows that cannot be used
@@ -117,3 +130,54 @@ def test_a_line_too_long_to_be_held_is_a_bad_row(tmp_path, monkeypatch):
     assert [row["id"] for row in read(tmp_path / "out.jsonl")] == [0, 2]
     reject = json.loads((tmp_path / "out.jsonl.rejects.jsonl").read_text())
     assert reject == {"id": 1, "line": 2, "reason": "longer than 1000 bytes."}
+
+
+class SelectiveWork(ToyWork):
+    """Finds no text for the second sample of a row whose source is bad."""
+
+    def run(self, batch):
+        made = super().run(batch)
+        records = [
+            RowError("no text.") if "bad" in item[1] and sample == 1 else record
+            for (item, sample), record in zip(batch, made.records, strict=True)
+        ]
+        return Outputs(records, made.num_tokens)
+
+
+@pytest.fixture
+def selected(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    rows = [{"source": source} for source in ("good", "bad one", "good", "good", "bad two")]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_texts_that_cannot_be_written_go_to_the_rejects_and_the_job_goes_on(selected, tmp_path):
+    options = options_for(selected, tmp_path / "out.jsonl", on_error="reject")
+    report = run_job(SelectiveWork(num_samples=2), options)
+    assert (report.num_records, report.num_rejects) == (8, 2)
+    assert report.exit_code == EXIT_CODE_REJECTS
+    kept = [(row["id"], row["sample"]) for row in read(tmp_path / "out.jsonl")]
+    assert kept == [(0, 0), (0, 1), (1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (4, 0)]
+    assert read(tmp_path / "out.jsonl")[2]["text"] == digest("bad one", 1, 0)
+    assert read(tmp_path / "out.jsonl.rejects.jsonl") == [
+        {"id": 1, "line": 2, "sample": 1, "reason": "no text."},
+        {"id": 4, "line": 5, "sample": 1, "reason": "no text."},
+    ]
+
+
+def test_a_job_that_stops_does_so_at_a_text_that_cannot_be_written(selected, tmp_path):
+    with pytest.raises(ValueError, match=r"prompts.jsonl, line 2: no text\."):
+        run_job(SelectiveWork(num_samples=2), options_for(selected, tmp_path / "out.jsonl"))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.xz", ".jsonl.zst", ".parquet"])
+def test_an_output_without_rows_is_a_whole_file(tmp_path, suffix):
+    """A compressed file of no bytes is none: it was read as a damaged one."""
+    (tmp_path / "prompts.jsonl").write_text('{"source": 1}')
+    path = tmp_path / f"out{suffix}"
+    run_job(ToyWork(), options_for(tmp_path / "prompts.jsonl", path, on_error="reject"))
+    assert read(path) == []
+    if suffix != ".parquet":
+        assert list(read_lines(path)) == []
+    assert bool(path.stat().st_size) == (suffix != ".jsonl")

@@ -85,6 +85,30 @@ def test_impossible_rows_go_to_the_rejects(main, pipeline_folder, tmp_path):
     assert "need at least" in json.dumps(reject)
 
 
+def test_a_row_that_no_candidate_satisfies_goes_to_the_rejects(main, pipeline_folder, tmp_path):
+    """It ended the job, and again whenever the job was to go on."""
+    prompts = write_lines(
+        tmp_path / "in.jsonl",
+        {"source": "a", "begin": "The"},
+        {"source": "b", "begin": "It"},
+        {"source": "c", "begin": "The"},
+    )
+    output = tmp_path / "out.jsonl"
+    arguments = ["generate", "--pipeline", pipeline_folder, *COMMON, "--prompts", prompts]
+    arguments += ["--output", output, "--control.prefix_field", "begin"]
+    arguments += ["--control.required_patterns", "['^The']"]
+    code, _, error = main(*arguments)
+    assert (code, error.count("\n")) == (2, 1)
+    assert "in.jsonl, line 2: None of 1 candidates of row 1 satisfies the constraints" in error
+    code, printed, error = main(*arguments, "--on_error", "reject")
+    assert (code, error) == (3, "")
+    assert "; 1 rejected, see " in printed
+    assert [row["id"] for row in read_lines(output)] == [0, 2]
+    (reject,) = read_lines(tmp_path / "out.jsonl.rejects.jsonl")
+    assert reject["reason"].startswith("None of 1 candidates of row 1 satisfies the constraints")
+    assert (reject["id"], reject["line"], reject["sample"]) == (1, 2, 0)
+
+
 def test_a_text_is_edited_as_strongly_as_wanted(run, tmp_path):
     text = "The Vaults is cheap."
     assert f"{text}\n  -> {text}\n" in run("edit", "--text", text, "--strength", 0)
@@ -191,6 +215,11 @@ def test_a_trace_is_written_beside_the_texts(run, tmp_path):
         (["infill", "--template", "a [MASK]", "--control.prefix", "a"], "a template says what is"),
         (["edit", "--text", "a", "--strength", 2], "`strength` must be between 0 and 1, got 2"),
         (["edit", "--strength", 0.5], "Give `--text`, or a file of them by `--prompts`"),
+        (["infill", "--template", "a [MASK]", "--num_samples", 0], "`--num_samples` must be at"),
+        (["infill", "--prompts", "-", "--num_samples", 0], "`--num_samples` must be at least 1"),
+        (["edit", "--text", "a", "--strength", 1, "--num_samples", -2], "at least 1, got -2."),
+        (["infill", "--template", "a [MASK]", "--seed", -1], "`--seed` must be at least 0, got -1"),
+        (["edit", "--text", "a", "--strength", 1, "--seed", -1], "`--seed` must be at least 0"),
         (["edit", "--text", "a b", "--strength", 1, "--protect", "[pub]"], "'pub' does not stand"),
         (["generate", "--control.length_tokens", 99], "asks for 99 tokens"),
         (["generate", "--control.required_patterns", "['(']"], "is no regular expression"),

@@ -153,13 +153,10 @@ class LatentTextPipeline(TextLatents, Compilable, DiffusionPipeline):
             )
         if output_type not in ("text", "seq", "latent"):
             raise ValueError(f"`output_type` must be text, seq or latent, got '{output_type}'.")
-        for name, value in (
-            ("clamp_start", clamp_start),
-            ("self_correction", self_correction),
-            ("stop_confidence", stop_confidence),
-        ):
-            if value is not None:
-                check_number(name, value)
+        if clamp_start is not None:
+            check_number("clamp_start", clamp_start)
+        if self_correction is not None:
+            check_number("self_correction", self_correction)
         token_patience(stop_patience, stop_confidence)
         attribute_targets(self.classifiers, attributes)
         check_scheduler(self.scheduler)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ldm_text.sampler_options import check_number
+
 
 class TokenPatience:
     """Tell which texts of a batch have not changed for some steps, and are certain enough.
@@ -56,6 +58,5 @@ def token_patience(
     if stop_patience not in range(1, 1001):
         raise ValueError(f"`stop_patience` must be between 1 and 1000 steps, got {stop_patience}.")
     bound = 0.0 if stop_confidence is None else stop_confidence
-    if not 0 <= bound <= 1:
-        raise ValueError(f"`stop_confidence` must be between 0 and 1, got {stop_confidence}.")
+    check_number("stop_confidence", bound)
     return TokenPatience(stop_patience, bound)

@@ -22,6 +22,7 @@ from ldm_text.baselines.token_model import BoundKind, KnownTokenSupport, TokenMo
 from ldm_text.baselines.token_predictor import TokenPredictor
 from ldm_text.generation import Generators
 from ldm_text.known_tokens import KnownTokens
+from ldm_text.sampler_options import check_number
 
 
 class BlockDiffusionModel(TokenModel):
@@ -74,8 +75,7 @@ class BlockDiffusionModel(TokenModel):
             ValueError: If ``block_length`` or a mask probability is out of range.
         """
         super().__init__()
-        if block_length < 1:
-            raise ValueError(f"`block_length` must be 1 or larger, got {block_length}.")
+        check_number("block_length", block_length)
         if not 0 < min_mask_prob <= max_mask_prob <= 1:
             raise ValueError(
                 "`min_mask_prob` must be above 0 and at most `max_mask_prob`, and that at most 1, "

@@ -18,6 +18,7 @@ from torch import Tensor
 from ldm_text.baselines.diffusion import check_num_inference_steps
 from ldm_text.baselines.remasking import ancestral, remdm_cap, remdm_rescale
 from ldm_text.baselines.token_predictor import TokenPredictor
+from ldm_text.sampler_options import check_number
 
 SamplerName = Literal[
     "ancestral",
@@ -161,8 +162,7 @@ def bounded_entropy(
         ValueError: If the bound is negative.
     """
     check_at_most_one_call_a_token(num_inference_steps, ids.shape[1])
-    if not entropy_bound >= 0:
-        raise ValueError(f"`entropy_bound` must be 0 or larger, got {entropy_bound}.")
+    check_number("entropy_bound", entropy_bound)
     rank = torch.arange(ids.shape[1], device=ids.device)
     for calls_left in range(num_inference_steps, 0, -1):
         is_masked = ids == predictor.mask_token_id

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ldm_text.baselines.token_predictor import TokenPredictor
+from ldm_text.sampler_options import check_number
 
 
 def remask(
@@ -55,7 +56,7 @@ def remdm_cap(
     predictor: TokenPredictor, ids: Tensor, num_inference_steps: int, eta: float = 0.02
 ) -> Tensor:
     """Mask a visible token again with probability ``eta`` or what is possible, if that is less."""
-    check_eta(eta)
+    check_number("eta", eta)
     return remask(predictor, ids, num_inference_steps, lambda largest: min(eta, largest))
 
 
@@ -63,15 +64,5 @@ def remdm_rescale(
     predictor: TokenPredictor, ids: Tensor, num_inference_steps: int, eta: float = 0.02
 ) -> Tensor:
     """Mask a visible token again with ``eta`` times the probability that is possible."""
-    check_eta(eta)
+    check_number("eta", eta)
     return remask(predictor, ids, num_inference_steps, lambda largest: eta * largest)
-
-
-def check_eta(eta: float) -> None:
-    """Check the strength of remasking.
-
-    Raises:
-        ValueError: If it is no probability.
-    """
-    if not 0 <= eta <= 1:
-        raise ValueError(f"`eta` must be between 0 and 1, got {eta}.")

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import TopPLogitsWarper
 
 from ldm_text.generation import Generators
+from ldm_text.sampler_options import check_number
 
 
 def uniform(shape: tuple[int, ...], generator: Generators, device: torch.device) -> Tensor:
@@ -59,10 +60,8 @@ def token_probs(logits: Tensor, temperature: float = 1.0, top_p: float = 1.0) ->
     Raises:
         ValueError: If an argument is out of range.
     """
-    if temperature < 0:
-        raise ValueError(f"`temperature` must be 0 or larger, got {temperature}.")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"`top_p` must be larger than 0 and at most 1, got {top_p}.")
+    check_number("temperature", temperature)
+    check_number("top_p", top_p)
     logits = logits.double()
     if temperature == 0:
         best = logits.argmax(dim=-1, keepdim=True)

@@ -178,13 +178,14 @@ def test_confidence_keeps_the_surest_tokens(chain, num_steps, temperature):
     assert chi_square_p_value(counts, chain.probs) < DIFFERS
 
 
+@pytest.mark.parametrize("sampler", ["confidence", "entropy_bound"])
 @pytest.mark.parametrize("options", [{"top_p": 0.5}, {"temperature": 0.0}])
-def test_confidence_is_judged_before_temperature_and_cut(options):
+def test_certainty_is_judged_before_temperature_and_cut(sampler, options):
     """Both leave one certain token at each position, yet the second is the surer one."""
     log_probs = torch.tensor([[[0.55, 0.25, 0.0, 0.2], [0.15, 0.6, 0.0, 0.25]]]).log()
     inputs = []
     predictor = TokenPredictor(lambda ids: inputs.append(ids) or log_probs, MASK, None, **options)
-    ids = run_sampler("confidence", predictor, torch.full((1, 2), MASK), 2)
+    ids = run_sampler(sampler, predictor, torch.full((1, 2), MASK), 2)
     assert inputs[1].tolist() == [[MASK, 1]]
     assert ids.tolist() == [[0, 1]]
 
@@ -212,17 +213,6 @@ def test_entropy_bound_calls_the_network_only_as_often_as_it_needs(chain):
         predictor = make_predictor(chain)
         run_sampler("entropy_bound", predictor, torch.full((5, S), MASK), None, entropy_bound=bound)
         assert predictor.num_calls == num_calls
-
-
-@pytest.mark.parametrize("options", [{"top_p": 0.5}, {"temperature": 0.0}])
-def test_entropy_is_measured_before_temperature_and_cut(options):
-    """Both leave one certain token at each position, and a single call revealed all of them."""
-    log_probs = torch.tensor([[[0.55, 0.25, 0.0, 0.2], [0.15, 0.6, 0.0, 0.25]]]).log()
-    inputs = []
-    predictor = TokenPredictor(lambda ids: inputs.append(ids) or log_probs, MASK, None, **options)
-    ids = run_sampler("entropy_bound", predictor, torch.full((1, 2), MASK), 2)
-    assert inputs[1].tolist() == [[MASK, 1]]  # the token of the lower entropy
-    assert ids.tolist() == [[0, 1]]
 
 
 @pytest.mark.parametrize(("name", "sigma_of"), REMASKING)

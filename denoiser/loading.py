@@ -10,6 +10,7 @@ from autoencoder.checkpoint_file import check_checkpoint_file
 from autoencoder.loading import check_data_fit, load_autoencoder
 from autoencoder.model import TextAutoencoder
 from denoiser.model import LatentDenoiser
+from denoiser.schedulers import noise_shift_in
 
 
 def load_from_folder(folder: Path) -> tuple[LatentDenoiser, TextAutoencoder, float]:
@@ -24,7 +25,7 @@ def load_from_folder(folder: Path) -> tuple[LatentDenoiser, TextAutoencoder, flo
     try:
         denoiser = LatentDenoiser.from_pretrained(folder / "denoiser", use_safetensors=True)
         scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-        noise_shift = float(scheduler["flow_shift" if "flow_shift" in scheduler else "shift"])
+        noise_shift = noise_shift_in(scheduler)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"`{folder}` is no folder of a latent pipeline: {error}") from error
     return denoiser, load_autoencoder(str(folder / "autoencoder")), noise_shift

@@ -1,7 +1,8 @@
 """The diffusers schedulers that fit the straight noise path, by name."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from diffusers import (
     DPMSolverMultistepScheduler,
@@ -73,6 +74,14 @@ def make_scheduler(name: SchedulerName, noise_shift: float) -> SchedulerMixin:
 
 
 def noise_shift_of(scheduler: SchedulerMixin) -> float:
-    """Read the noise shift from a scheduler's configuration."""
-    config = scheduler.config
+    """Read the noise shift of a scheduler."""
+    return noise_shift_in(scheduler.config)
+
+
+def noise_shift_in(config: Mapping[str, Any]) -> float:
+    """Read the noise shift from a scheduler's configuration.
+
+    Raises:
+        KeyError: If there is none.
+    """
     return float(config["flow_shift"] if "flow_shift" in config else config["shift"])

@@ -1,6 +1,6 @@
 """The ``ldm-text`` command: Lightning's verbs for training, and typed functions for the rest.
 
-Nothing heavy is imported before a command is known, so that ``--help`` answers at once.
+Nothing heavy is imported before a command is known, so that the list of commands comes at once.
 """
 
 import importlib
@@ -27,9 +27,9 @@ COMMANDS = {
     "compare": ("ldm_text.evaluation.compare", "measure several generators side by side"),
     "diagnose": (
         "ldm_text.evaluation.diagnose",
-        "tell what latents, decoder and denoiser are worth",
+        "measure the latents, the decoder and the denoiser of a pipeline",
     ),
-    "edit": ("ldm_text.control.commands", "change texts, as strongly as wanted"),
+    "edit": ("ldm_text.control.commands", "change texts, by a given strength"),
     "evaluate": (
         "ldm_text.evaluation.evaluate",
         "measure a pipeline or a file of texts against references",
@@ -53,7 +53,7 @@ COMMANDS = {
     ),
     "score_task": ("ldm_text.demonstrations.score", "check generated texts of a task"),
     "select_texts": ("ldm_text.evaluation.select", "keep generated texts with the right slots"),
-    "targets": ("ldm_text.evaluation.targets", "tell what was to be reached and what was found"),
+    "targets": ("ldm_text.evaluation.targets", "check result tables against targets"),
     "train_tokenizer": ("ldm_text.tokenizer", "train a byte-level BPE tokenizer"),
     "variations": ("ldm_text.control.verb_commands", "write texts near a text"),
 }

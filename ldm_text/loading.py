@@ -13,13 +13,17 @@ from ldm_text.pipeline import LatentTextPipeline
 TextPipeline = LatentTextPipeline | TokenPipeline
 
 
-def load_pipeline(path: Path) -> TextPipeline:
+def load_pipeline(path: str | Path) -> TextPipeline:
     """Load a folder that ``ldm-text export`` wrote, onto the accelerator if there is one.
+
+    Args:
+        path: The folder, of a latent model or of a baseline.
 
     Raises:
         FileNotFoundError: If the folder or a part is missing.
         ValueError: If a part is damaged or does not fit the others.
     """
+    path = Path(path)
     check_folder(path)
     is_baseline = (
         read_options(path / "model_index.json").get("_class_name") == TokenPipeline.__name__

@@ -96,7 +96,8 @@ class LineRows(InputRows):
         except UnicodeDecodeError as error:
             raise RowError(f"not valid UTF-8 ({error.reason}).") from error
         except (ValueError, RecursionError) as error:
-            raise RowError(f"not JSON ({error}).") from error
+            hint = " For lines of text give `--prompts_format txt`." if self.is_stream else ""
+            raise RowError(f"not JSON ({error}).{hint}") from error
         if not isinstance(fields, dict):
             raise RowError(f"expected a JSON object, got {type(fields).__name__}.")
         return fields

@@ -157,7 +157,8 @@ def evaluate(  # noqa: PLR0913 (the signature is the command line)
         sampling: Further options of the pipeline's sampler, as for `ldm-text generate`.
         num_distinct_samples: Samples a row for the count of different texts.
         num_likelihood_draws: Estimates of a likelihood bound that is random.
-        max_rows: Measure only so many sources, or texts where there are no sources.
+        max_rows: Measure only so many sources, or texts where there are no sources: the first
+            ones of the data.
         seeds: Seeds; each is measured, and the report has mean and standard error over them.
         batch_size: Rows that are generated together.
         precision: Type the networks compute in at generation, auto is bfloat16 where the device

@@ -3,7 +3,10 @@ import sys
 
 import pytest
 
+import ldm_text
 from ldm_text import cli
+from ldm_text.loading import load_pipeline
+from ldm_text.pipeline import LatentTextPipeline
 
 # Tells on standard output which of the heavy packages a command has imported.
 IMPORTED = """
@@ -29,6 +32,14 @@ def test_help_names_all_commands_and_imports_nothing_heavy():
     for command in (*cli.TRAINING, *cli.COMMANDS):
         assert f"  {command} " in result.stdout
     assert result.stdout.endswith("imported:")
+
+
+def test_the_package_loads_pipelines_and_imports_nothing_heavy_before():
+    assert {"LatentTextPipeline", "load_pipeline"} == set(ldm_text.__all__)
+    assert ldm_text.LatentTextPipeline is LatentTextPipeline
+    assert ldm_text.load_pipeline is load_pipeline
+    with pytest.raises(AttributeError, match="has no attribute 'load'"):
+        _ = ldm_text.load
 
 
 def test_no_command_at_all_shows_the_help(main):

@@ -190,6 +190,9 @@ def test_standard_input_and_output_make_a_pipe(generate, rows_of, monkeypatch, s
     ]
     assert error.startswith("2 texts, ")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"name[The Mill]\n")))
+    error = generate("--prompts", "-", "--output", "-")[2]
+    assert error.endswith("For lines of text give `--prompts_format txt`.\n")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"name[The Mill]\n")))
     options = ["--prompts", "-", "--prompts_format", "txt", "--output", "-"]
     assert json.loads(generate(*options)[1])["text"] == texts(rows_of(sources[:1]))[0]
 

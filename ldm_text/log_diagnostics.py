@@ -77,8 +77,9 @@ def diagnose_latents(
     """
     latents = encode_all(autoencoder, ids, mask)
     held = latents[autoencoder.latent_mask(mask)]
+    std, mean = torch.std_mean(held, dim=0)
     curve = noise_recovery(
-        autoencoder, latents, ids, mask, TIMES, generator, noise_std=held.std(dim=0)
+        autoencoder, latents, ids, mask, TIMES, generator, noise_mean=mean, noise_std=std
     )
     times = torch.tensor(TIMES, dtype=torch.double)
     accuracies = torch.tensor([row["token_accuracy"] for row in curve], dtype=torch.double)

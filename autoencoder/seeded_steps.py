@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from lightning import LightningModule
 from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 
+from autoencoder.last_step import is_last_step, is_validation_due, save_last_step
 from autoencoder.sharding import is_sharded, shard
 
 
@@ -71,3 +73,13 @@ class SeededSteps(LightningModule):
         random.seed(seed)
         np.random.seed(legacy)  # noqa: NPY002 - for code that draws from the global generator
         torch.manual_seed(seed)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Save the last step, after all callbacks: a timer among them may end the training."""
+        if is_last_step(self.trainer):
+            save_last_step(self.trainer, is_validation_due(self.trainer))
+
+    def on_validation_end(self) -> None:
+        """Save the last step where its validation decides, as for an early stop."""
+        if self.trainer.state.fn == TrainerFn.FITTING and is_last_step(self.trainer):
+            save_last_step(self.trainer, is_validation_to_come=False)

@@ -14,6 +14,7 @@ from autoencoder.alignment import AlignmentLoss, LatentAlignment
 from autoencoder.checkpoint_buffers import put_into_checkpoint
 from autoencoder.corruption import LatentCorruption, mask_tokens
 from autoencoder.frozen import FrozenEncoderAutoencoder
+from autoencoder.last_step import is_validation_due
 from autoencoder.model import TextAutoencoder
 from autoencoder.ranges import check_shares
 from autoencoder.schedule import ScheduleName, with_schedule
@@ -77,6 +78,7 @@ class LitAutoencoder(SeededSteps):
             sizes = (config.latent_dim, config.tokens_per_latent)
             self.alignment_loss = alignment.make_loss(*sizes, SpecialTokens(*ids))
         self.validation_latents: list[Tensor] = []
+        self.measured_step: int | None = None  # whose weights the statistics are of
 
     def setup(self, stage: str) -> None:
         """Tell who reads words the text of each token, where the data module knows it."""
@@ -108,12 +110,21 @@ class LitAutoencoder(SeededSteps):
 
         Lightning writes a step's checkpoint before its validation, which it skips when resumed.
         """
-        loop, fetcher = self.trainer.fit_loop.epoch_loop, self.trainer.fit_loop._data_fetcher
-        if self.global_step and fetcher is not None and loop._should_check_val_fx(fetcher):
-            self.trainer.validating = True
-            loop.val_loop.restarting = False
-            loop.val_loop.run()
-            self.trainer.training = True
+        if self.global_step and is_validation_due(self.trainer):
+            self.validate_now()
+
+    def on_train_end(self) -> None:
+        """Validate if the last step was not: its checkpoint has no statistics of its weights."""
+        if self.trainer.enable_validation and self.measured_step != self.global_step:
+            self.validate_now()
+
+    def validate_now(self) -> None:
+        """Run a validation apart from those that Lightning runs."""
+        loop = self.trainer.fit_loop.epoch_loop.val_loop
+        self.trainer.validating = True
+        loop.restarting = False
+        loop.run()
+        self.trainer.training = True
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Compute the cross-entropy of the real tokens of a packed batch, and what is added."""
@@ -178,6 +189,7 @@ class LitAutoencoder(SeededSteps):
         statistics = self.autoencoder.statistics
         statistics.measure(self.of_all_processes(torch.cat(self.validation_latents)))
         self.validation_latents.clear()
+        self.measured_step = self.global_step
         # A channel of little spread holds little text; all together have a mean square of 1.
         self.log("val/latent_std_min", statistics.latent_std.min())
         self.log("val/latent_std_max", statistics.latent_std.max())
@@ -188,6 +200,7 @@ class LitAutoencoder(SeededSteps):
 
         A callback that monitors a metric keeps its best checkpoints as they are, but for the last.
         """
+        super().on_validation_end()
         if self.trainer.state.fn != TrainerFn.FITTING or not self.trainer.is_global_zero:
             return
         measured = self.autoencoder.statistics.state_dict(prefix="autoencoder.statistics.")

@@ -105,6 +105,21 @@ class LitAutoencoder(SeededSteps):
             self.autoencoder.encoder.compile()
             self.autoencoder.decoder.compile()
 
+    def on_before_batch_transfer(
+        self, batch: dict[str, Tensor], dataloader_idx: int
+    ) -> dict[str, Tensor]:
+        """Refuse batches of another layout than the packed one.
+
+        Raises:
+            ValueError: If the batch does not tell which latents are of one text.
+        """
+        if "document_ids" not in batch:
+            raise ValueError(
+                "An autoencoder trains on packed texts, and the batches have no `document_ids`: "
+                "set `data.init_args.layout` to packed."
+            )
+        return batch
+
     def on_train_start(self) -> None:
         """Validate now if it was due when the checkpoint was written: that changes the statistics.
 

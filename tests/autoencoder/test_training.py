@@ -170,6 +170,31 @@ def test_a_share_of_masked_tokens_that_cannot_be_is_refused(make_lit_autoencoder
         make_lit_autoencoder(max_token_mask_prob=1.5)
 
 
+@pytest.mark.parametrize("limit_val_batches", [0, 1])
+def test_rows_that_are_not_packed_are_refused(
+    make_lit_autoencoder, make_texts, fit, limit_val_batches
+):
+    """It ended in a KeyError: 'document_ids'."""
+    with pytest.raises(ValueError, match=r"set `data.init_args.layout` to packed"):
+        fit(make_lit_autoencoder(), make_texts(), 1, limit_val_batches=limit_val_batches)
+
+
+def test_a_monitored_best_checkpoint_stays_as_it_is(make_lit_autoencoder, fit, packed, tmp_path):
+    """The validation of a later step is no part of it."""
+    options = {"monitor": "val/reconstruction", "mode": "max", "save_last": True}
+    checkpoint = ModelCheckpoint(tmp_path, every_n_train_steps=2, **options)
+    options = {"limit_val_batches": 1, "val_check_interval": 1, "enable_checkpointing": True}
+    options |= {"check_val_every_n_epoch": None, "callbacks": [checkpoint]}
+    fit(make_lit_autoencoder(), packed, max_steps=4, **options)
+    best, last = (
+        torch.load(path, weights_only=False)
+        for path in (checkpoint.best_model_path, tmp_path / "last.ckpt")
+    )
+    assert (best["global_step"], last["global_step"]) == (2, 4)
+    name = "autoencoder.statistics.latent_mean"
+    assert not torch.equal(best["state_dict"][name], last["state_dict"][name])
+
+
 def test_validation_is_the_same_every_time(make_lit_autoencoder, validate, packed):
     module = make_lit_autoencoder()
     first, second = (validate(module, packed) for _ in range(2))

@@ -20,7 +20,8 @@ class SeededSteps(LightningModule):
     No random state has to be kept in a checkpoint, on any device, and neither validation nor the
     sampling of texts in between can change the training. Each process draws numbers of its own:
     those that one process would draw that takes the batches of ``R`` processes one after the other,
-    with ``accumulate_grad_batches`` of ``R``.
+    with ``accumulate_grad_batches`` of ``R``. Only the end of an epoch can differ: fewer than ``R``
+    batches are left out by ``R`` processes, and make a smaller step of one.
     """
 
     base_seed: int = 0
@@ -55,12 +56,18 @@ class SeededSteps(LightningModule):
         """Keep what Lightning's ``seed_everything`` set, before steps set other seeds.
 
         Raises:
-            ValueError: If the strategy wraps the forward pass of a module; these have none.
+            ValueError: If the strategy wraps the forward pass of a module, of which these have
+                none, or the precision would round the weights themselves.
         """
         if isinstance(self.trainer.strategy, FSDPStrategy):
             raise ValueError(
                 "`--trainer.strategy fsdp` shards what runs in `forward` alone; use "
                 "`--trainer.strategy fully_sharded`."
+            )
+        if self.trainer.precision in ("bf16-true", "16-true"):
+            raise ValueError(
+                f"`--trainer.precision {self.trainer.precision}` keeps weights, latents and their "
+                "statistics in 16 bits; use `--trainer.precision bf16-mixed`."
             )
         self.base_seed = torch.initial_seed()
 

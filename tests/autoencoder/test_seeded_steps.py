@@ -71,6 +71,13 @@ def test_sharding_of_the_forward_pass_alone_is_refused():
         module.setup("fit")
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_weights_of_16_bits_are_refused(draws, precision):
+    """They ended in a RuntimeError in both stages."""
+    with pytest.raises(ValueError, match=f"precision {precision}` keeps .* use .* bf16-mixed"):
+        draws(precision=precision)
+
+
 def test_a_training_that_needs_whole_weights_refuses_to_be_sharded():
     module = Recorder(num_between=0)
     module.can_be_sharded = False

@@ -45,6 +45,8 @@ def refused(main, toy_tokenizer_folder, tmp_path, monkeypatch):
         (f"{CORPUS}.text_field=txt", "data.jsonl, line 1: no field `txt`; the fields there are"),
         ("--data.init_args.tokenizer=nowhere", "No tokenizer in nowhere: `tokenizer.json` is miss"),
         ("--data.init_args.tokens_per_latent=3", "must be a multiple of `tokens_per_latent` (3)"),
+        ("--data.init_args.layout=rows", "set `data.init_args.layout` to packed"),
+        ("--trainer.precision=bf16-true", "use `--trainer.precision bf16-mixed`"),
         ("--data.init_args.batch_size=0", "`batch_size` must be at least 1, got 0."),
         ("--data.init_args.long_texts=error", "long_texts"),
         (f"{AUTOENCODER}.num_heads=5", "hidden_dim must be a multiple of 2 * num_heads, got 64"),

@@ -1,6 +1,7 @@
 """Seed each training step by its number, so that a resumed run draws what an unbroken one draws."""
 
 import copy
+import inspect
 import random
 from typing import Any, ClassVar
 
@@ -12,6 +13,15 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from autoencoder.last_step import is_last_step, is_validation_due, save_last_step
 from autoencoder.sharding import is_sharded, shard
+
+
+def is_plain(value: Any) -> bool:
+    """Tell whether a value can be read from a checkpoint without unpickling."""
+    if isinstance(value, dict):
+        return all(map(is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, str | int | float)
 
 
 class SeededSteps(LightningModule):
@@ -26,6 +36,7 @@ class SeededSteps(LightningModule):
 
     base_seed: int = 0
     can_be_sharded: ClassVar[bool] = True
+    takes_16_bit_weights: ClassVar[bool] = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SeededSteps":
         """Copy all but what makes the optimizer, which is shared.
@@ -37,6 +48,18 @@ class SeededSteps(LightningModule):
         copied = memo[id(self)] = type(self).__new__(type(self))
         copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return copied
+
+    def save_hyperparameters(self, *args: Any, **options: Any) -> None:
+        """Keep the plain values among the arguments, as all are that the command line gives.
+
+        Networks and functions, which Python gives, would be pickled into each checkpoint, and no
+        checkpoint is unpickled: none could be resumed.
+        """
+        frame = inspect.currentframe()
+        caller = {} if frame is None else {"frame": frame.f_back}
+        super().save_hyperparameters(*args, **caller | options)
+        for name in [name for name, value in self.hparams.items() if not is_plain(value)]:
+            del self.hparams[name]
 
     def configure_model(self) -> None:
         """Shard the weights, where the strategy has laid out processes for it.
@@ -64,7 +87,8 @@ class SeededSteps(LightningModule):
                 "`--trainer.strategy fsdp` shards what runs in `forward` alone; use "
                 "`--trainer.strategy fully_sharded`."
             )
-        if self.trainer.precision in ("bf16-true", "16-true"):
+        is_16_bit = self.trainer.precision in ("bf16-true", "16-true")
+        if is_16_bit and not self.takes_16_bit_weights:
             raise ValueError(
                 f"`--trainer.precision {self.trainer.precision}` keeps weights, latents and their "
                 "statistics in 16 bits; use `--trainer.precision bf16-mixed`."

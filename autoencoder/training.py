@@ -105,20 +105,14 @@ class LitAutoencoder(SeededSteps):
             self.autoencoder.encoder.compile()
             self.autoencoder.decoder.compile()
 
-    def on_before_batch_transfer(
-        self, batch: dict[str, Tensor], dataloader_idx: int
-    ) -> dict[str, Tensor]:
-        """Refuse batches of another layout than the packed one.
+    def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Seed the step, of packed texts."""
+        check_is_packed(batch)
+        super().on_train_batch_start(batch, batch_idx)
 
-        Raises:
-            ValueError: If the batch does not tell which latents are of one text.
-        """
-        if "document_ids" not in batch:
-            raise ValueError(
-                "An autoencoder trains on packed texts, and the batches have no `document_ids`: "
-                "set `data.init_args.layout` to packed."
-            )
-        return batch
+    def on_validation_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Take packed texts alone."""
+        check_is_packed(batch)
 
     def on_train_start(self) -> None:
         """Validate now if it was due when the checkpoint was written: that changes the statistics.
@@ -243,6 +237,19 @@ class LitAutoencoder(SeededSteps):
         """Set up the optimizer and its schedule."""
         optimizer = self.optimizer(self.parameters())
         return with_schedule(self, optimizer, self.lr_schedule, self.warmup_steps)
+
+
+def check_is_packed(batch: dict[str, Tensor]) -> None:
+    """Refuse a batch of another layout than the packed one.
+
+    Raises:
+        ValueError: If the batch does not tell which latents are of one text.
+    """
+    if "document_ids" not in batch:
+        raise ValueError(
+            "An autoencoder trains on packed texts, and the batches have no `document_ids`: set "
+            "`data.init_args.layout` to packed."
+        )
 
 
 def reconstruction_loss(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:

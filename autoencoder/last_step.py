@@ -22,6 +22,15 @@ def is_validation_due(trainer: Trainer) -> bool:
     return fetcher is not None and loop.epoch_loop._should_check_val_fx(fetcher)
 
 
+def validate_now(trainer: Trainer) -> None:
+    """Run a validation apart from those that Lightning runs in a training."""
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    trainer.validating = True
+    loop.restarting = False
+    loop.run()
+    trainer.training = True
+
+
 def save_last_step(trainer: Trainer, is_validation_to_come: bool) -> None:
     """Write the checkpoints of this step that the intervals of the callbacks leave out.
 

@@ -3,6 +3,8 @@
 import copy
 import inspect
 import random
+from collections.abc import Sequence
+from types import FrameType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -49,15 +51,22 @@ class SeededSteps(LightningModule):
         copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return copied
 
-    def save_hyperparameters(self, *args: Any, **options: Any) -> None:
+    def save_hyperparameters(
+        self,
+        *args: Any,
+        ignore: Sequence[str] | str | None = None,
+        frame: FrameType | None = None,
+        logger: bool = True,
+    ) -> None:
         """Keep the plain values among the arguments, as all are that the command line gives.
 
         Networks and functions, which Python gives, would be pickled into each checkpoint, and no
         checkpoint is unpickled: none could be resumed.
         """
-        frame = inspect.currentframe()
-        caller = {} if frame is None else {"frame": frame.f_back}
-        super().save_hyperparameters(*args, **caller | options)
+        current = inspect.currentframe()
+        if frame is None and current is not None:
+            frame = current.f_back  # whose arguments Lightning looks at
+        super().save_hyperparameters(*args, ignore=ignore, frame=frame, logger=logger)
         for name in [name for name, value in self.hparams.items() if not is_plain(value)]:
             del self.hparams[name]
 

@@ -4,17 +4,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from autoencoder.alignment import AlignmentLoss, LatentAlignment
-from autoencoder.checkpoint_buffers import put_into_checkpoint
+from autoencoder.checkpoint_buffers import paths_of_step, put_into_checkpoint
 from autoencoder.corruption import LatentCorruption, mask_tokens
 from autoencoder.frozen import FrozenEncoderAutoencoder
-from autoencoder.last_step import is_validation_due
+from autoencoder.last_step import is_validation_due, validate_now
 from autoencoder.model import TextAutoencoder
 from autoencoder.ranges import check_shares
 from autoencoder.schedule import ScheduleName, with_schedule
@@ -110,7 +109,9 @@ class LitAutoencoder(SeededSteps):
         check_is_packed(batch)
         super().on_train_batch_start(batch, batch_idx)
 
-    def on_validation_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def on_validation_batch_start(
+        self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
         """Take packed texts alone."""
         check_is_packed(batch)
 
@@ -120,20 +121,12 @@ class LitAutoencoder(SeededSteps):
         Lightning writes a step's checkpoint before its validation, which it skips when resumed.
         """
         if self.global_step and is_validation_due(self.trainer):
-            self.validate_now()
+            validate_now(self.trainer)
 
     def on_train_end(self) -> None:
         """Validate if the last step was not: its checkpoint has no statistics of its weights."""
         if self.trainer.enable_validation and self.measured_step != self.global_step:
-            self.validate_now()
-
-    def validate_now(self) -> None:
-        """Run a validation apart from those that Lightning runs."""
-        loop = self.trainer.fit_loop.epoch_loop.val_loop
-        self.trainer.validating = True
-        loop.restarting = False
-        loop.run()
-        self.trainer.training = True
+            validate_now(self.trainer)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Compute the cross-entropy of the real tokens of a packed batch, and what is added."""
@@ -205,23 +198,13 @@ class LitAutoencoder(SeededSteps):
         self.log("val/latent_mean_norm", statistics.latent_mean.norm())
 
     def on_validation_end(self) -> None:
-        """Put the statistics into the checkpoints of this step, written before its validation.
-
-        A callback that monitors a metric keeps its best checkpoints as they are, but for the last.
-        """
+        """Put the statistics into the checkpoints of this step, written before its validation."""
         super().on_validation_end()
         if self.trainer.state.fn != TrainerFn.FITTING or not self.trainer.is_global_zero:
             return
         measured = self.autoencoder.statistics.state_dict(prefix="autoencoder.statistics.")
-        for callback in self.trainer.checkpoint_callbacks:
-            if not isinstance(callback, ModelCheckpoint):
-                continue
-            if callback._last_global_step_saved == self.global_step:
-                paths = [callback.last_model_path]
-                if callback.monitor is None:
-                    paths.append(callback.best_model_path)
-                for path in filter(None, paths):
-                    put_into_checkpoint(self.trainer.strategy.checkpoint_io, path, measured)
+        for path in paths_of_step(self.trainer):
+            put_into_checkpoint(self.trainer.strategy.checkpoint_io, path, measured)
 
     def of_all_processes(self, latents: Tensor) -> Tensor:
         """Join the latents ``(N, D)`` of all processes, whose numbers may differ."""

@@ -75,13 +75,14 @@ def noise_recovery(
     times: Sequence[float],
     generator: torch.Generator,
     batch_size: int = 64,
+    noise_mean: Tensor | None = None,
     noise_std: Tensor | None = None,
 ) -> list[dict[str, float | None]]:
     """Measure what the decoder alone recovers from noisy latents, at several amounts of noise.
 
-    Noise has the standard deviation of the latents in each channel, as a denoiser meets it that
-    works on standardized latents; all amounts share one draw. The empty latents behind a text are
-    noised too. ``t = 1`` is noise alone.
+    Noise has the mean and the standard deviation of the latents in each channel, as a denoiser
+    meets it that works on standardized latents; all amounts share one draw. The empty latents
+    behind a text are noised too. ``t = 1`` is noise alone.
 
     Args:
         autoencoder: The autoencoder.
@@ -91,18 +92,20 @@ def noise_recovery(
         times: Shares of noise in [0, 1]; the noise-to-signal ratio is ``t / (1 - t)``.
         generator: Source of the noise.
         batch_size: Texts that are decoded together.
-        noise_std: Standard deviation of the noise in each channel, ``(D,)``; by default what the
-            autoencoder's statistics have measured of its latents.
+        noise_mean: Mean of the noise in each channel, ``(D,)``; by default what the autoencoder's
+            statistics have measured of its latents.
+        noise_std: Standard deviation of the noise in each channel, ``(D,)``; by default likewise.
 
     Returns:
         For each time ``t``, ``noise_ratio`` (``None`` where it is infinite), ``cross_entropy`` and
         ``token_accuracy``.
     """
+    mean = autoencoder.statistics.latent_mean if noise_mean is None else noise_mean
     std = autoencoder.statistics.latent_std if noise_std is None else noise_std
-    noise = std * draw_noise(latents, generator)
+    noise = mean + std * draw_noise(latents, generator)
     curve = []
     for t in times:
-        # The decoder reads directions, so this is the same as latents + ratio * noise.
+        # The same as to standardize, to mix with noise of mean 0 and spread 1, and to go back.
         noisy = (1 - t) * latents + t * noise
         score = score_decoder(autoencoder, noisy, input_ids, attention_mask, batch_size)
         curve.append({"t": t, "noise_ratio": t / (1 - t) if t < 1 else None} | score)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from pickle import UnpicklingError
 
 from autoencoder.checkpoint_file import check_checkpoint_file
 from autoencoder.frozen import FrozenEncoderAutoencoder
@@ -32,7 +33,8 @@ def load_autoencoder(path: str) -> TextAutoencoder:
 
     Raises:
         FileNotFoundError: If there is nothing at ``path``.
-        ValueError: If the checkpoint is damaged, or the folder is of no autoencoder.
+        ValueError: If the checkpoint or the folder is damaged or of no autoencoder, or the
+            checkpoint was written before any validation.
     """
     location = Path(path)
     if not location.exists():
@@ -42,13 +44,34 @@ def load_autoencoder(path: str) -> TextAutoencoder:
     if location.is_dir():
         autoencoder = variant_of(location).from_pretrained(location, use_safetensors=True)
     else:
-        from autoencoder.training import LitAutoencoder  # it imports this package's model
-
-        check_checkpoint_file(location)
-        autoencoder = LitAutoencoder.load_from_checkpoint(
-            location, map_location="cpu", weights_only=True
-        ).autoencoder
+        autoencoder = load_from_checkpoint(location)
     return autoencoder.eval().requires_grad_(False)
+
+
+def load_from_checkpoint(path: Path) -> TextAutoencoder:
+    """Load the autoencoder of a Lightning checkpoint.
+
+    Raises:
+        ValueError: If the checkpoint is damaged or of another module, or its latent statistics
+            were never measured.
+    """
+    from autoencoder.training import LitAutoencoder  # it imports this package's model
+
+    check_checkpoint_file(path)
+    try:
+        module = LitAutoencoder.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    except (TypeError, KeyError, RuntimeError, UnpicklingError) as error:
+        raise ValueError(
+            f"`{path}` is no checkpoint of an autoencoder that the command line trained: {error}"
+        ) from error
+    statistics = module.autoencoder.statistics
+    if (statistics.latent_mean == 0).all() and (statistics.latent_std == 1).all():
+        raise ValueError(
+            f"The autoencoder in `{path}` was never validated, which measures the statistics of "
+            "its latents: go on with its training until a validation, see "
+            "`trainer.val_check_interval` and `trainer.limit_val_batches`."
+        )
+    return module.autoencoder
 
 
 def variant_of(folder: Path) -> type[TextAutoencoder]:

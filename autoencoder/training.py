@@ -4,16 +4,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from autoencoder.alignment import AlignmentLoss, LatentAlignment
-from autoencoder.checkpoint_buffers import put_into_checkpoint
+from autoencoder.checkpoint_buffers import paths_of_step, put_into_checkpoint
 from autoencoder.corruption import LatentCorruption, mask_tokens
 from autoencoder.frozen import FrozenEncoderAutoencoder
+from autoencoder.last_step import is_validation_due, validate_now
 from autoencoder.model import TextAutoencoder
 from autoencoder.ranges import check_shares
 from autoencoder.schedule import ScheduleName, with_schedule
@@ -77,6 +77,7 @@ class LitAutoencoder(SeededSteps):
             sizes = (config.latent_dim, config.tokens_per_latent)
             self.alignment_loss = alignment.make_loss(*sizes, SpecialTokens(*ids))
         self.validation_latents: list[Tensor] = []
+        self.measured_step: int | None = None  # whose weights the statistics are of
 
     def setup(self, stage: str) -> None:
         """Tell who reads words the text of each token, where the data module knows it."""
@@ -103,17 +104,29 @@ class LitAutoencoder(SeededSteps):
             self.autoencoder.encoder.compile()
             self.autoencoder.decoder.compile()
 
+    def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Seed the step, of packed texts."""
+        check_is_packed(batch)
+        super().on_train_batch_start(batch, batch_idx)
+
+    def on_validation_batch_start(
+        self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Take packed texts alone."""
+        check_is_packed(batch)
+
     def on_train_start(self) -> None:
         """Validate now if it was due when the checkpoint was written: that changes the statistics.
 
         Lightning writes a step's checkpoint before its validation, which it skips when resumed.
         """
-        loop, fetcher = self.trainer.fit_loop.epoch_loop, self.trainer.fit_loop._data_fetcher
-        if self.global_step and fetcher is not None and loop._should_check_val_fx(fetcher):
-            self.trainer.validating = True
-            loop.val_loop.restarting = False
-            loop.val_loop.run()
-            self.trainer.training = True
+        if self.global_step and is_validation_due(self.trainer):
+            validate_now(self.trainer)
+
+    def on_train_end(self) -> None:
+        """Validate if the last step was not: its checkpoint has no statistics of its weights."""
+        if self.trainer.enable_validation and self.measured_step != self.global_step:
+            validate_now(self.trainer)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Compute the cross-entropy of the real tokens of a packed batch, and what is added."""
@@ -178,28 +191,20 @@ class LitAutoencoder(SeededSteps):
         statistics = self.autoencoder.statistics
         statistics.measure(self.of_all_processes(torch.cat(self.validation_latents)))
         self.validation_latents.clear()
+        self.measured_step = self.global_step
         # A channel of little spread holds little text; all together have a mean square of 1.
         self.log("val/latent_std_min", statistics.latent_std.min())
         self.log("val/latent_std_max", statistics.latent_std.max())
         self.log("val/latent_mean_norm", statistics.latent_mean.norm())
 
     def on_validation_end(self) -> None:
-        """Put the statistics into the checkpoints of this step, written before its validation.
-
-        A callback that monitors a metric keeps its best checkpoints as they are, but for the last.
-        """
+        """Put the statistics into the checkpoints of this step, written before its validation."""
+        super().on_validation_end()
         if self.trainer.state.fn != TrainerFn.FITTING or not self.trainer.is_global_zero:
             return
         measured = self.autoencoder.statistics.state_dict(prefix="autoencoder.statistics.")
-        for callback in self.trainer.checkpoint_callbacks:
-            if not isinstance(callback, ModelCheckpoint):
-                continue
-            if callback._last_global_step_saved == self.global_step:
-                paths = [callback.last_model_path]
-                if callback.monitor is None:
-                    paths.append(callback.best_model_path)
-                for path in filter(None, paths):
-                    put_into_checkpoint(self.trainer.strategy.checkpoint_io, path, measured)
+        for path in paths_of_step(self.trainer):
+            put_into_checkpoint(self.trainer.strategy.checkpoint_io, path, measured)
 
     def of_all_processes(self, latents: Tensor) -> Tensor:
         """Join the latents ``(N, D)`` of all processes, whose numbers may differ."""
@@ -215,6 +220,19 @@ class LitAutoencoder(SeededSteps):
         """Set up the optimizer and its schedule."""
         optimizer = self.optimizer(self.parameters())
         return with_schedule(self, optimizer, self.lr_schedule, self.warmup_steps)
+
+
+def check_is_packed(batch: dict[str, Tensor]) -> None:
+    """Refuse a batch of another layout than the packed one.
+
+    Raises:
+        ValueError: If the batch does not tell which latents are of one text.
+    """
+    if "document_ids" not in batch:
+        raise ValueError(
+            "An autoencoder trains on packed texts, and the batches have no `document_ids`: set "
+            "`data.init_args.layout` to packed."
+        )
 
 
 def reconstruction_loss(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:

@@ -63,7 +63,7 @@ def diagnose_latents(
 
     Args:
         autoencoder: The autoencoder; its measured statistics have no say.
-        ids: Token ids ``(N, S)`` of at least two different texts.
+        ids: Token ids ``(N, S)``.
         mask: Their masks.
         generator: Source of all noise.
 
@@ -73,30 +73,76 @@ def diagnose_latents(
         midpoints between nearest texts that are of either end, where the ends differ;
         ``latents_owed``, how many nats a token the decoder loses with latents of another text;
         ``participation_ratio`` and ``active_channels`` of the spectrum; and ``noise_shift``, the
-        one that would make recovered information fall linearly. What cannot be told is left out.
+        one that would make recovered information fall linearly. What cannot be told is left out:
+        of equal latents nothing, and of one text nothing that needs another.
     """
     latents = encode_all(autoencoder, ids, mask)
     held = latents[autoencoder.latent_mask(mask)]
+    found: dict[str, float] = {}
+    if (held != held[:1]).any():
+        found |= diagnose_space(autoencoder, latents, held, ids, mask, generator)
+    if (ids != ids[:1]).any():
+        found |= diagnose_pairs(autoencoder, latents, ids, mask, generator)
+    return found
+
+
+def diagnose_space(
+    autoencoder: TextAutoencoder,
+    latents: Tensor,
+    held: Tensor,
+    ids: Tensor,
+    mask: Tensor,
+    generator: torch.Generator,
+) -> dict[str, float]:
+    """Measure recovery from noise and the spectrum, see ``diagnose_latents``.
+
+    Args:
+        autoencoder: The autoencoder.
+        latents: Latents of the texts, ``(N, L, D)``.
+        held: Those that hold text, ``(M, D)``, at least two of them different.
+        ids: Token ids of the texts.
+        mask: Their masks.
+        generator: Source of all noise.
+    """
+    std, mean = torch.std_mean(held, dim=0)
     curve = noise_recovery(
-        autoencoder, latents, ids, mask, TIMES, generator, noise_std=held.std(dim=0)
+        autoencoder, latents, ids, mask, TIMES, generator, noise_mean=mean, noise_std=std
     )
     times = torch.tensor(TIMES, dtype=torch.double)
     accuracies = torch.tensor([row["token_accuracy"] for row in curve], dtype=torch.double)
     found = {"noise_recovery": float(torch.trapezoid(accuracies, times))}
     if accuracies[0] > accuracies[-1]:
         found["noise_shift"] = linear_noise_shift(times, recovered_information(accuracies))[0]
+    spectrum = latent_spectrum(held)
+    found["participation_ratio"] = spectrum["participation_ratio"]
+    found["active_channels"] = float(spectrum["num_active_channels"])
+    return found
 
+
+def diagnose_pairs(
+    autoencoder: TextAutoencoder,
+    latents: Tensor,
+    ids: Tensor,
+    mask: Tensor,
+    generator: torch.Generator,
+) -> dict[str, float]:
+    """Measure what becomes of texts with latents of others, see ``diagnose_latents``.
+
+    Args:
+        autoencoder: The autoencoder.
+        latents: Latents of the texts, ``(N, L, D)``.
+        ids: Token ids of the texts, at least two of them different.
+        mask: Their masks.
+        generator: Source of the order.
+    """
+    scores = intervene(autoencoder, latents, ids, mask, generator)
+    owed = scores["shuffled"]["cross_entropy"] - scores["matched"]["cross_entropy"]
+    found = {"latents_owed": owed}
     neighbours = nearest_neighbours(latents, ids)
     midpoint_ids = decode_all(autoencoder, (latents + latents[neighbours]) / 2)
     agreement = midpoint_agreement(midpoint_ids, ids, mask, neighbours)
     if agreement["agreement_where_ends_differ"] is not None:
         found["midpoint_agreement"] = agreement["agreement_where_ends_differ"]
-
-    scores = intervene(autoencoder, latents, ids, mask, generator)
-    found["latents_owed"] = scores["shuffled"]["cross_entropy"] - scores["matched"]["cross_entropy"]
-    spectrum = latent_spectrum(held)
-    found["participation_ratio"] = spectrum["participation_ratio"]
-    found["active_channels"] = float(spectrum["num_active_channels"])
     return found
 
 

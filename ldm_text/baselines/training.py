@@ -23,6 +23,8 @@ class LitTokenModel(SeededSteps):
         compile_network: Compile the network with ``torch.compile``.
     """
 
+    takes_16_bit_weights = True
+
     def __init__(
         self,
         token_model: TokenModel,

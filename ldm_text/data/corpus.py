@@ -21,7 +21,9 @@ class Corpus:
             or ``excerpt:NAME``.
         validation: Validation data, given like ``train``. None holds out a part of ``train``.
         validation_fraction: Share of ``train`` to hold out, used where ``validation`` is None.
-            A record's own hash decides, so that it stays on its side when others are added.
+            A hash decides, so that a record stays on its side when others are added: that of its
+            source, so that all texts of a source are on one side, or of its text where it has
+            none. A label is no source of its own.
         text_field: Field that holds the text to model.
         source_field: Field that holds the text to condition on; None for none.
         source_separator: What stands at the end of a field of a source, such as ``],``: each field
@@ -129,7 +131,7 @@ class Corpus:
     def _generated_records(self, generated: str) -> Iterator[TextRecord]:
         held_out: set[str | None] = set()
         if self.validation is None:
-            held_out = {record.source for record in self.validation_records()}
+            held_out = {record.source for record in self.validation_records() if record.source}
         for record in read_records(generated, text_field="text", source_field="source"):
             if record.source not in held_out:
                 yield record
@@ -142,9 +144,14 @@ class Corpus:
             fields += [json.dumps(self.labels.content)]
         if self.validation is None:
             fields += [part, str(self.validation_fraction)]
+            if self.source_field is not None or self.labels is not None:
+                fields += ["held out by source"]  # token ids were kept that were by record
         return json.dumps(fields)
 
     def _is_held_out(self, record: TextRecord) -> bool:
-        content = f"{record.source or ''}\0{record.text}".encode()
-        share = int.from_bytes(hashlib.sha256(content).digest()[:8]) / 2**64
+        source = record.source or ""
+        if record.label is not None:
+            source = source.partition("\n")[2]  # behind the line of the label
+        content = f"{source}\0" if source else f"\0{record.text}"
+        share = int.from_bytes(hashlib.sha256(content.encode()).digest()[:8]) / 2**64
         return share < self.validation_fraction

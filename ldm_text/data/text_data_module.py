@@ -145,11 +145,8 @@ class TextDataModule(lightning.LightningDataModule):
         for part in parts:
             if part not in self._datasets:
                 self._datasets[part] = self._dataset(part)
-        if "train" in parts and len(self._datasets["train"]) < self.batch_size:
-            raise ValueError(
-                f"`batch_size` is {self.batch_size}, but the training set makes only "
-                f"{len(self._datasets['train'])} rows."
-            )
+        if "train" in parts:
+            self._check_has_a_batch(len(self._datasets["train"]))
 
     def train_dataloader(self) -> DataLoader:
         """Return shuffled batches of equal shape; the last incomplete one is left out.
@@ -231,6 +228,15 @@ class TextDataModule(lightning.LightningDataModule):
             name = corpus.train if is_train else corpus.validation or f"{corpus.train} (held out)"
             build_token_cache(folder, records, self.tokenizer, policy, name, fields)
         return folder
+
+    def _check_has_a_batch(self, num_rows: int) -> None:
+        num_processes = self.trainer.world_size if self.trainer is not None else 1
+        if num_rows < self.batch_size * num_processes:
+            share = f" in each of {num_processes} processes" if num_processes > 1 else ""
+            raise ValueError(
+                f"`batch_size` is {self.batch_size}{share}, but the training set makes only "
+                f"{num_rows} rows: no step would be trained."
+            )
 
     def _check_arguments(self) -> None:
         for name in ("batch_size", "max_length_tokens", "max_source_length_tokens"):

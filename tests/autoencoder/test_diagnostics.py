@@ -9,6 +9,7 @@ from scipy.stats import norm
 from autoencoder import TextAutoencoder
 from autoencoder.diagnostics import (
     decode_all,
+    draw_noise,
     encode_all,
     intervene,
     intervened_latents,
@@ -85,6 +86,22 @@ def test_noise_has_the_spread_of_the_latents(orthogonal):
     orthogonal.statistics.latent_std.fill_(0.5)
     (point,) = noise_recovery(orthogonal, latents, ids, mask, [0.8], seeded())
     assert point["token_accuracy"] == pytest.approx(right_token_share(2), abs=0.02)
+
+
+def test_noisy_latents_are_those_of_standardized_space(make_autoencoder, make_texts):
+    """The mean was left out: the noise of a denoiser is not around zero where the latents are."""
+    autoencoder, texts = make_autoencoder().eval(), make_texts(num_rows=16)
+    ids, mask = texts["input_ids"], texts["attention_mask"]
+    latents = encode_all(autoencoder, ids, mask)
+    statistics = autoencoder.statistics
+    statistics.measure(3 + 0.5 * torch.randn(50, 8))
+    noise = draw_noise(latents, seeded())
+    times = [0.0, 0.3, 0.7, 1.0]
+    curve = noise_recovery(autoencoder, latents, ids, mask, times, seeded())
+    for t, point in zip(times, curve, strict=True):
+        mixed = (1 - t) * statistics.standardize(latents) + t * noise
+        expected = score_decoder(autoencoder, statistics.unstandardize(mixed), ids, mask)
+        assert point["cross_entropy"] == pytest.approx(expected["cross_entropy"], rel=1e-4)
 
 
 def test_scores_are_means_over_real_tokens_in_any_batches(make_autoencoder, make_texts):

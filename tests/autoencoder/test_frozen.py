@@ -38,6 +38,9 @@ def checkpoint(pretrained, token_texts, tmp_path, monkeypatch):
     cli.trainer.datamodule = SimpleNamespace(token_texts=token_texts)
     cli.model.trainer = cli.trainer
     cli.model.setup("fit")
+    cli.model.autoencoder.statistics.measure(
+        torch.randn(50, cli.model.autoencoder.config.latent_dim)
+    )
     cli.trainer.datamodule = None
     cli.trainer.strategy.connect(cli.model)
     cli.trainer.save_checkpoint(tmp_path / "last.ckpt")

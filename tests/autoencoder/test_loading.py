@@ -29,8 +29,9 @@ def checkpoint(tmp_path, monkeypatch):
         auto_configure_optimizers=False,
         args=[f"--{name}={value}" for name, value in options.items()],
     )
-    cli.model.autoencoder.statistics.measure(torch.randn(50, 8))
     cli.trainer.strategy.connect(cli.model)
+    cli.trainer.save_checkpoint(tmp_path / "not_validated.ckpt")
+    cli.model.autoencoder.statistics.measure(torch.randn(50, 8))
     cli.trainer.save_checkpoint(tmp_path / "last.ckpt")
     return cli.model.autoencoder, tmp_path / "last.ckpt"
 
@@ -57,6 +58,22 @@ def test_lightning_checkpoint_holds_weights_and_plain_values_only(checkpoint):
     assert content["state_dict"].keys() == {
         f"autoencoder.{name}" for name in autoencoder.state_dict()
     }
+
+
+def test_latents_that_were_never_measured_are_refused(checkpoint, tmp_path):
+    """A denoiser was trained on latents that were not standardized, without a word."""
+    with pytest.raises(ValueError, match=r"not_validated.ckpt` was never validated, .* go on with"):
+        load_autoencoder(str(tmp_path / "not_validated.ckpt"))
+
+
+def test_a_checkpoint_of_another_module_is_refused(checkpoint, tmp_path):
+    """Lightning spoke of arbitrary code."""
+    content = torch.load(checkpoint[1], weights_only=True)
+    for hyperparameters in ({"denoiser": {}}, content["hyper_parameters"]):
+        other = content | {"hyper_parameters": hyperparameters, "state_dict": {}}
+        torch.save(other, tmp_path / "other.ckpt")
+        with pytest.raises(ValueError, match=r"other.ckpt` is no checkpoint of an autoencoder"):
+            load_autoencoder(str(tmp_path / "other.ckpt"))
 
 
 def test_exported_folder_is_loaded_frozen(make_autoencoder, assert_frozen_copy, tmp_path):

@@ -62,6 +62,33 @@ def test_batches_of_one_optimizer_step_draw_apart(draws):
     assert len(set(steps)) == len(steps) == 8
 
 
+@pytest.mark.parametrize("stage", ["autoencoder", "denoiser"])
+def test_a_training_made_in_python_is_resumed_without_unpickling(
+    make_lit_autoencoder,
+    make_lit_denoiser,
+    fit,
+    make_trainer,
+    make_loader,
+    make_texts,
+    tmp_path,
+    stage,
+):
+    """The optimizer, as a partial function, stood in the checkpoint."""
+    texts = make_texts()
+    if stage == "autoencoder":
+        is_text = texts["attention_mask"].unflatten(1, (-1, 4)).any(dim=2)
+        texts["document_ids"] = is_text.long() - 1
+    make = {"autoencoder": make_lit_autoencoder, "denoiser": make_lit_denoiser}[stage]
+    first = fit(make(), texts, 1)
+    first.save_checkpoint(tmp_path / "last.ckpt")
+    kept = torch.load(tmp_path / "last.ckpt", weights_only=True)["hyper_parameters"]
+    assert kept["lr_schedule"] == "linear"
+    assert "optimizer" not in kept
+    second = make_trainer(2, limit_val_batches=0)
+    second.fit(make(), make_loader(texts), make_loader(texts), ckpt_path=tmp_path / "last.ckpt")
+    assert second.global_step == 2
+
+
 def test_sharding_of_the_forward_pass_alone_is_refused():
     """These modules run their networks by other methods, whose weights would stay in parts."""
     module = Recorder(num_between=0)
@@ -69,6 +96,13 @@ def test_sharding_of_the_forward_pass_alone_is_refused():
     module._fabric = None
     with pytest.raises(ValueError, match=r"use `--trainer.strategy fully_sharded`"):
         module.setup("fit")
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_weights_of_16_bits_are_refused(draws, precision):
+    """They ended in a RuntimeError in both stages."""
+    with pytest.raises(ValueError, match=f"precision {precision}` keeps .* use .* bf16-mixed"):
+        draws(precision=precision)
 
 
 def test_a_training_that_needs_whole_weights_refuses_to_be_sharded():

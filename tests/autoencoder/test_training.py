@@ -104,18 +104,11 @@ def test_validation_measures_the_statistics_of_text_latents(make_lit_autoencoder
     assert torch.allclose(autoencoder.statistics.latent_std, latents.std(0), atol=1e-5)
 
 
-@pytest.mark.parametrize("average", [[], [EMAWithWarmup()]], ids=["plain", "averaged"])
-def test_a_checkpoint_holds_the_statistics_of_its_own_weights(
-    make_lit_autoencoder, make_autoencoder, fit, packed, tmp_path, average
-):
-    """Although Lightning writes the checkpoint of a step before its validation."""
-    checkpoint = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=2, save_top_k=-1)
-    options = {"limit_val_batches": 1, "val_check_interval": 2, "check_val_every_n_epoch": None}
-    options |= {"callbacks": [*average, checkpoint], "enable_checkpointing": True}
-    fit(make_lit_autoencoder(), packed, max_steps=4, **options)
-    files = {*tmp_path.glob("*.ckpt")}
-    assert len(files) == 3
-    for file in files:
+@pytest.fixture
+def assert_own_statistics(make_autoencoder, packed):
+    """Compare the statistics in a checkpoint with those of its own weights."""
+
+    def compare(file):
         weights = torch.load(file, weights_only=False)["state_dict"]
         model = make_autoencoder()
         model.load_state_dict(
@@ -125,6 +118,38 @@ def test_a_checkpoint_holds_the_statistics_of_its_own_weights(
         expected = LatentStatistics(latents.shape[-1])
         expected.measure(latents[model.latent_mask(packed["attention_mask"])])
         torch.testing.assert_close(model.statistics.state_dict(), expected.state_dict())
+
+    return compare
+
+
+@pytest.mark.parametrize("average", [[], [EMAWithWarmup()]], ids=["plain", "averaged"])
+def test_a_checkpoint_holds_the_statistics_of_its_own_weights(
+    make_lit_autoencoder, assert_own_statistics, fit, packed, tmp_path, average
+):
+    """Although Lightning writes the checkpoint of a step before its validation."""
+    checkpoint = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=2, save_top_k=-1)
+    options = {"limit_val_batches": 1, "val_check_interval": 2, "check_val_every_n_epoch": None}
+    options |= {"callbacks": [*average, checkpoint], "enable_checkpointing": True}
+    fit(make_lit_autoencoder(), packed, max_steps=4, **options)
+    files = {*tmp_path.glob("*.ckpt")}
+    assert len(files) == 3
+    for file in files:
+        assert_own_statistics(file)
+
+
+@pytest.mark.parametrize("average", [[], [EMAWithWarmup()]], ids=["plain", "averaged"])
+@pytest.mark.parametrize("max_steps", [3, 7])
+def test_the_last_checkpoint_holds_its_statistics_without_a_validation_of_its_step(
+    make_lit_autoencoder, assert_own_statistics, fit, packed, tmp_path, average, max_steps
+):
+    """It held a mean of 0 and a deviation of 1, or the statistics of the validation before."""
+    checkpoint = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=1)
+    options = {"limit_val_batches": 1, "val_check_interval": 4, "num_sanity_val_steps": 0}
+    options |= {"check_val_every_n_epoch": None, "callbacks": [*average, checkpoint]}
+    options |= {"enable_checkpointing": True}
+    fit(make_lit_autoencoder(), packed, max_steps=max_steps, **options)
+    assert_own_statistics(tmp_path / "last.ckpt")
+    assert_own_statistics(checkpoint.best_model_path)
 
 
 @pytest.mark.parametrize("schedule", ["constant_with_warmup", "cosine", "linear"])
@@ -143,6 +168,31 @@ def test_time_alone_ends_a_training_whose_learning_rate_needs_no_end(
 def test_a_share_of_masked_tokens_that_cannot_be_is_refused(make_lit_autoencoder):
     with pytest.raises(ValueError, match=r"`max_token_mask_prob` must be in \[0, 1\], got 1.5"):
         make_lit_autoencoder(max_token_mask_prob=1.5)
+
+
+@pytest.mark.parametrize("limit_val_batches", [0, 1])
+def test_rows_that_are_not_packed_are_refused(
+    make_lit_autoencoder, make_texts, fit, limit_val_batches
+):
+    """It ended in a KeyError: 'document_ids'."""
+    with pytest.raises(ValueError, match=r"set `data.init_args.layout` to packed"):
+        fit(make_lit_autoencoder(), make_texts(), 1, limit_val_batches=limit_val_batches)
+
+
+def test_a_monitored_best_checkpoint_stays_as_it_is(make_lit_autoencoder, fit, packed, tmp_path):
+    """The validation of a later step is no part of it."""
+    options = {"monitor": "val/reconstruction", "mode": "max", "save_last": True}
+    checkpoint = ModelCheckpoint(tmp_path, every_n_train_steps=2, **options)
+    options = {"limit_val_batches": 1, "val_check_interval": 1, "enable_checkpointing": True}
+    options |= {"check_val_every_n_epoch": None, "callbacks": [checkpoint]}
+    fit(make_lit_autoencoder(), packed, max_steps=4, **options)
+    best, last = (
+        torch.load(path, weights_only=False)
+        for path in (checkpoint.best_model_path, tmp_path / "last.ckpt")
+    )
+    assert (best["global_step"], last["global_step"]) == (2, 4)
+    name = "autoencoder.statistics.latent_mean"
+    assert not torch.equal(best["state_dict"][name], last["state_dict"][name])
 
 
 def test_validation_is_the_same_every_time(make_lit_autoencoder, validate, packed):

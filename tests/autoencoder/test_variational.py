@@ -69,6 +69,18 @@ def test_a_high_weight_brings_latents_near_the_standard_gaussian(
     assert divergence() < 0.2 * before
 
 
+def test_noise_that_is_trained_with_has_the_scale_of_the_latents(
+    make_variant, make_lit_autoencoder, packed
+):
+    """Without it large means would scale the noise of the posterior and of the corruption away."""
+    module = make_lit_autoencoder(autoencoder=make_variant("variational"), kl=KLPenalty())
+    latents, terms = module.training_latents(packed["input_ids"], packed)
+    assert "kl" in terms
+    torch.testing.assert_close(latents.square().mean(dim=-1), torch.ones(8, 3), atol=1e-3, rtol=0)
+    again, _ = module.training_latents(packed["input_ids"], packed)
+    assert not torch.allclose(latents, again, atol=0.1)  # they are samples
+
+
 def test_penalty_and_variational_autoencoder_need_each_other(make_variant, make_lit_autoencoder):
     with pytest.raises(ValueError, match="got TextAutoencoder with `kl`"):
         make_lit_autoencoder(kl=KLPenalty())

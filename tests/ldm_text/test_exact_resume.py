@@ -46,12 +46,12 @@ def folder(tmp_path, monkeypatch, toy_tokenizer, make_autoencoder):
 
 @pytest.fixture
 def train(folder, call_main, toy_tokenizer_folder, monkeypatch):
-    """Train seven steps with a checkpoint each step and a validation each second one.
+    """Train seven steps, save each ``save_every`` of them and validate each second one.
 
     Before step ``kill_at``, counted from 0, comes a kill; at step ``nan_at`` the loss is lost.
     """
 
-    def run(stage, name, *options, kill_at=None, nan_at=None):
+    def run(stage, name, *options, kill_at=None, nan_at=None, save_every=1):
         module_class, configs, batch_size = STAGES[stage]
         training_step = module_class.training_step
 
@@ -63,7 +63,7 @@ def train(folder, call_main, toy_tokenizer_folder, monkeypatch):
                 return {"loss": (loss["loss"] if isinstance(loss, dict) else loss) * torch.nan}
             return loss
 
-        checkpoints = {"dirpath": name, "save_last": True, "every_n_train_steps": 1}
+        checkpoints = {"dirpath": name, "save_last": True, "every_n_train_steps": save_every}
         trainer = {
             "max_steps": 7,
             "val_check_interval": 2,
@@ -152,6 +152,24 @@ def test_a_training_killed_twice_ends_like_an_unbroken_one(stage, train):
     assert unbroken["averaging_state"]["n_averaged"] == 7
     assert not differences(*({name: run[name] for name in STATE} for run in (unbroken, killed)))
     assert not Path("killed/last.ckpt.partial").exists()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("num_steps", [5, 6])
+def test_a_training_goes_on_from_a_last_step_that_no_interval_meets(stage, num_steps, train):
+    """The end of the training was lost: the last checkpoint was that of the interval before it.
+
+    Step 6 ends an epoch and is validated, step 5 is neither.
+    """
+    constant = "--model.init_args.lr_schedule=constant_with_warmup"
+    assert train(stage, "unbroken", constant) == 0
+    first = [constant, f"--trainer.max_steps={num_steps}"]
+    assert train(stage, "run", *first, save_every=4) == 0
+    assert load("run/last.ckpt")["global_step"] == num_steps
+    assert train(stage, "run", constant, "--ckpt_path=run/last.ckpt", save_every=4) == 0
+    unbroken, run = load("unbroken/last.ckpt"), load("run/last.ckpt")
+    assert unbroken["global_step"] == run["global_step"] == 7
+    assert not differences(*({name: end[name] for name in STATE} for end in (unbroken, run)))
 
 
 @pytest.mark.parametrize("stage", STAGES)

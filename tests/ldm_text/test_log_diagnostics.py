@@ -69,6 +69,23 @@ def test_measured_statistics_have_no_say(make_autoencoder, make_texts):
     assert diagnosed(autoencoder, texts) == before
 
 
+def test_of_one_text_is_told_what_needs_no_other(make_lit_autoencoder, packed, fit):
+    """The first validation ended the training where there was one text to validate with."""
+    batch = {name: values[:1, :12] for name, values in packed[0].items()}
+    batch["document_ids"] = batch["document_ids"][:, :3]
+    options = {"limit_val_batches": 1, "callbacks": [LogDiagnostics()]}
+    trainer = fit(make_lit_autoencoder(), batch, 1, **options)
+    told = {name.removeprefix("val/") for name in trainer.callback_metrics} & QUANTITIES
+    assert told - {"noise_shift"} == {"noise_recovery", "participation_ratio", "active_channels"}
+    assert all(value.isfinite() for value in trainer.callback_metrics.values())
+
+
+def test_of_one_latent_nothing_is_told(make_autoencoder, make_texts):
+    texts = {name: values[-1:] for name, values in make_texts().items()}
+    assert texts["attention_mask"].sum() == 2
+    assert diagnosed(make_autoencoder(), texts) == {}
+
+
 def test_early_stopping_can_watch_a_quantity(make_lit_autoencoder, packed, fit):
     stop = EarlyStopping("val/noise_recovery", mode="max", patience=1, min_delta=1.0)
     module = make_lit_autoencoder()

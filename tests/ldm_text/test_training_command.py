@@ -45,6 +45,7 @@ def refused(main, toy_tokenizer_folder, tmp_path, monkeypatch):
         (f"{CORPUS}.text_field=txt", "data.jsonl, line 1: no field `txt`; the fields there are"),
         ("--data.init_args.tokenizer=nowhere", "No tokenizer in nowhere: `tokenizer.json` is miss"),
         ("--data.init_args.tokens_per_latent=3", "must be a multiple of `tokens_per_latent` (3)"),
+        ("--trainer.precision=bf16-true", "use `--trainer.precision bf16-mixed`"),
         ("--data.init_args.batch_size=0", "`batch_size` must be at least 1, got 0."),
         ("--data.init_args.long_texts=error", "long_texts"),
         (f"{AUTOENCODER}.num_heads=5", "hidden_dim must be a multiple of 2 * num_heads, got 64"),
@@ -58,6 +59,11 @@ def refused(main, toy_tokenizer_folder, tmp_path, monkeypatch):
 )
 def test_wrong_input_is_one_line(refused, option, message):
     refused("autoencoder", message, option)
+
+
+def test_rows_are_no_layout_for_an_autoencoder(refused):
+    options = ("--data.init_args.layout=rows", "--trainer.log_every_n_steps=1")
+    refused("autoencoder", "set `data.init_args.layout` to packed", *options)
 
 
 def test_a_missing_or_wrong_autoencoder_is_one_line(refused, make_autoencoder, tmp_path):

@@ -1,6 +1,7 @@
 """Every baseline goes the way of the latent model: fit, export, generate."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,11 @@ def test_a_student_of_few_steps_goes_the_same_way(main, distilled, tmp_path):
     loaded = load_pipeline(pipeline).token_model
     for name, weight in student.token_model.state_dict().items():
         assert torch.equal(weight.bfloat16().float(), loaded.state_dict()[name])
+
+
+def test_a_baseline_may_keep_its_weights_in_16_bits(make_baseline, fit, make_texts):
+    """Unlike the latent models, it measures nothing that would be rounded."""
+    optimizer = partial(torch.optim.AdamW, lr=1e-3)
+    module = LitTokenModel(make_baseline("autoregressive"), optimizer)
+    assert fit(module, make_texts(), 1, precision="bf16-true").global_step == 1
+    assert {weight.dtype for weight in module.parameters()} == {torch.bfloat16}

@@ -1,6 +1,7 @@
 import pytest
 
 from ldm_text.data.corpus import Corpus
+from ldm_text.data.labels import LabelField
 
 
 def texts(records):
@@ -38,6 +39,32 @@ def test_hold_out_is_the_same_in_every_process(write_jsonl):
 def test_equal_records_are_held_out_together(write_jsonl):
     corpus = Corpus(str(write_jsonl(rows(200) * 2)), validation_fraction=0.3)
     assert set(texts(corpus.train_records())).isdisjoint(texts(corpus.validation_records()))
+
+
+@pytest.mark.parametrize("labels", [None, LabelField("topic", "topic", ["a", "b"])])
+def test_all_texts_of_a_source_are_on_one_side(write_jsonl, labels):
+    """Other wordings of every held-out source stayed in training."""
+    path = write_jsonl(
+        {"text": f"text {n}", "source": f"source {n % 100}", "topic": "ab"[n % 3 == 0]}
+        for n in range(400)
+    )
+    corpus = Corpus(str(path), validation_fraction=0.2, source_field="source", labels=labels)
+    train, held_out = (
+        {record.source.rpartition("\n")[2] for record in records}
+        for records in (corpus.train_records(), corpus.validation_records())
+    )
+    assert train.isdisjoint(held_out)
+    assert len(train | held_out) == 100
+    assert 10 < len(held_out) < 30
+
+
+def test_without_a_source_of_its_own_a_text_is_held_out_by_itself(write_jsonl):
+    """A label, or an empty source, is that of many texts, which go to both sides."""
+    plain = [{"text": f"text {n}", "source": "", "topic": "ab"[n % 2]} for n in range(40)]
+    labels = LabelField("topic", "topic", ["a", "b"])
+    for options in ({"labels": labels}, {"source_field": "source"}):
+        corpus = Corpus(str(write_jsonl(plain)), validation_fraction=0.1, **options)
+        assert texts(corpus.validation_records()) == ["text 16", "text 19", "text 28"]
 
 
 def test_a_validation_file_leaves_the_training_file_whole(write_jsonl):

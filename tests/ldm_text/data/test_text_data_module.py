@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import lightning
 import pytest
@@ -260,6 +261,17 @@ def test_sizes_and_ids_are_known_before_any_data_is_read(tokenizer_folder, token
 def test_fewer_rows_than_a_batch_is_an_error_and_not_an_empty_epoch(make):
     with pytest.raises(ValueError, match=r"`batch_size` is 41, but the training set makes only 40"):
         make(batch_size=41)
+
+
+def test_fewer_rows_than_a_batch_of_all_processes_is_an_error(make):
+    """Two processes trained no step, and ended well."""
+    module = make(batch_size=16)
+    module.trainer = SimpleNamespace(world_size=2)
+    module.setup("fit")
+    module.trainer.world_size = 3
+    message = r"`batch_size` is 16 in each of 3 processes, but the training set makes only 40 rows"
+    with pytest.raises(ValueError, match=message):
+        module.setup("fit")
 
 
 @pytest.mark.parametrize(

@@ -144,8 +144,6 @@ class Corpus:
             fields += [json.dumps(self.labels.content)]
         if self.validation is None:
             fields += [part, str(self.validation_fraction)]
-            if self.source_field is not None or self.labels is not None:
-                fields += ["held out by source"]  # token ids were kept that were by record
         return json.dumps(fields)
 
     def _is_held_out(self, record: TextRecord) -> bool:

@@ -117,6 +117,11 @@ class LitDistillation(LitDenoiser):
         """Training steps of each round."""
         return self.objective.round_steps or [number_of_steps(self.trainer)]
 
+    @property
+    def kind_of_step(self) -> int:
+        """The round, which the operations of a step depend on: how far the teacher walks."""
+        return round_at(self.global_step, self.round_steps)
+
     def on_fit_start(self) -> None:
         """Compile in place, and compare the length of the rounds with that of the training.
 

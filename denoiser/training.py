@@ -99,6 +99,11 @@ class LitDenoiser(SeededSteps):
         return SamplingDefaults()
 
     @property
+    def kind_of_step(self) -> int:
+        """What the operations of the next training step depend on: whether consistency counts."""
+        return int(self.loss_options.consistency_weight_at(self.global_step) > 0)
+
+    @property
     def target_denoiser(self) -> LatentDenoiser:
         """The denoiser with averaged weights; itself where none, or sharded ones, are averaged."""
         # pyrefly: ignore [missing-attribute] - the trainer is given them after it is made

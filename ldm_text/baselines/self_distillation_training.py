@@ -72,6 +72,11 @@ class LitSelfDistillation(LitTokenModel):
         """The sampling steps that the student is trained for, in its present round."""
         return self.objective.num_inference_steps(self.round_index)
 
+    @property
+    def kind_of_step(self) -> int:
+        """The round, which the operations of a step depend on: only the first is guided."""
+        return round_at(self.global_step, self.objective.round_steps)
+
     def on_fit_start(self) -> None:
         """Compile in place, and compare the length of the rounds with that of the training.
 

@@ -153,20 +153,3 @@ def unknown_error(
     if weights is not None:
         error = error * weights[:, None]
     return {"loss": error.sum() / is_open.sum().clamp(min=1), "row_error": row_error.detach()}
-
-
-def errors_by_time(t: Tensor, row_error: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """Sum the errors of rows in four equal bins of time, and count the rows.
-
-    Args:
-        t: Times ``(B,)`` in [0, 1).
-        row_error: Errors ``(B,)``.
-
-    Returns:
-        For each bin, such as ``loss_t_0.25_to_0.50``, the sum and the number of its rows, scalars.
-    """
-    bins = {}
-    for low in (0.0, 0.25, 0.5, 0.75):
-        chosen = ((t >= low) & (t < low + 0.25)).float()
-        bins[f"loss_t_{low:.2f}_to_{low + 0.25:.2f}"] = (chosen @ row_error.float(), chosen.sum())
-    return bins

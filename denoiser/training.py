@@ -21,8 +21,9 @@ from denoiser.latent_encoding import fill, open_latent_cache
 from denoiser.loading import PretrainedDenoiser
 from denoiser.loss_options import LossOptions
 from denoiser.model import LatentDenoiser
-from denoiser.objective import PLAIN, denoising_loss, errors_by_time
+from denoiser.objective import PLAIN, denoising_loss
 from denoiser.schedulers import SamplingDefaults
+from denoiser.time_bins import ErrorsByTime
 
 COLUMNS = {"input": ("input_ids", "attention_mask"), "source": ("source_ids", "source_mask")}
 
@@ -90,6 +91,7 @@ class LitDenoiser(SeededSteps):
         self.latent_cache_dir = latent_cache_dir
         self.loss_options = PLAIN if loss_options is None else loss_options
         self.cache: LatentCache | None = None
+        self.validation_errors = ErrorsByTime()
 
     @property
     def sampling(self) -> SamplingDefaults:
@@ -251,10 +253,12 @@ class LitDenoiser(SeededSteps):
         self.log("val/decoder_loss", decoder_loss, prog_bar=True, **options)
         if infill_loss is not None:
             self.log("val/infill_loss", infill_loss, **options)
-        for name, (total, count) in errors_by_time(losses["t"], losses["row_error"]).items():
-            # Also without rows: processes must log the same names.
-            mean = total / max(count, 1)
-            self.log(f"val/{name}", mean, batch_size=int(count), sync_dist=True)
+        self.validation_errors.add(losses["t"], losses["row_error"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the loss in bins of time."""
+        for name, mean in self.validation_errors.take_means(self).items():
+            self.log(f"val/loss_t_{name}", mean, sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Set up the optimizer and its schedule."""

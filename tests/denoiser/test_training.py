@@ -5,8 +5,7 @@ import torch
 
 from autoencoder import TextAutoencoder
 from denoiser import LatentDenoiser, LossOptions, PretrainedDenoiser
-
-BINS = ("0.00_to_0.25", "0.25_to_0.50", "0.50_to_0.75", "0.75_to_1.00")
+from denoiser.time_bins import BINS, errors_by_time, means_by_time
 
 
 @pytest.fixture
@@ -181,12 +180,29 @@ def test_validation_averages_over_rows_and_splits_by_time(module, batch, validat
     errors, times = torch.cat(errors), torch.cat(times)
     assert metrics["val/loss"] == pytest.approx(errors.mean().item(), rel=1e-5)
     for low, name in zip((0, 0.25, 0.5, 0.75), BINS, strict=True):
-        inside = (times >= low) & (times < low + 0.25)
-        if inside.any():
-            expected = pytest.approx(errors[inside].mean().item(), rel=1e-5)
-            assert metrics[f"val/loss_t_{name}"] == expected
-        else:
-            assert f"val/loss_t_{name}" not in metrics
+        expected = errors[(times >= low) & (times < low + 0.25)].mean().item()
+        assert metrics[f"val/loss_t_{name}"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_bin_of_time_without_rows_in_a_batch_counts_for_no_more_than_its_rows(
+    module, batch, validate, monkeypatch
+):
+    """It was logged as a mean of no rows, NaN."""
+    times = {5: torch.tensor([0.3, 0.3, 0.3, 0.8, 1.0]), 3: torch.tensor([0.6, 0.3, 0.6])}
+    monkeypatch.setattr("denoiser.objective.sample_time", lambda num_rows, *_: times[num_rows])
+    errors = []
+    for number, rows in enumerate((slice(5), slice(5, 8))):
+        torch.manual_seed(number)
+        with torch.no_grad():
+            losses = module.loss({name: values[rows] for name, values in batch.items()})
+        errors.append(losses["row_error"])
+    expected = means_by_time(errors_by_time(torch.cat([times[5], times[3]]), torch.cat(errors)))
+    assert set(expected) == set(BINS[1:])
+    for _ in range(2):  # the second validation begins anew
+        metrics = validate(module, batch)
+        found = {name: value for name, value in metrics.items() if "loss_t_" in name}
+        means = {f"val/loss_t_{name}": mean.item() for name, mean in expected.items()}
+        assert found == pytest.approx(means, rel=1e-5)
 
 
 def test_validation_is_the_same_every_time(module, batch, validate):

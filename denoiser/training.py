@@ -154,7 +154,16 @@ class LitDenoiser(SeededSteps):
 
     @torch.no_grad()
     def encode(self, batch: dict[str, Tensor], column: str) -> Tensor:
-        """Encode a column of a batch, ``input`` or ``source``, standardized: ``(B, L, D)``."""
+        """Encode a column of a batch, ``input`` or ``source``, standardized: ``(B, L, D)``.
+
+        Raises:
+            ValueError: If rows hold several documents, which would be encoded as one text.
+        """
+        if "document_ids" in batch:
+            raise ValueError(
+                "`data.init_args.layout` must be rows, one text a row, got packed, which is for "
+                "training an autoencoder."
+            )
         ids, mask = COLUMNS[column]
         latents = self.autoencoder.encode(batch[ids], batch[mask])
         return self.autoencoder.statistics.standardize(latents)

@@ -153,6 +153,12 @@ def test_guidance_changes_predictions_and_rows_without_source_pass(make_module, 
     assert torch.isfinite(plain.loss(texts)["loss"])
 
 
+def test_rows_of_several_documents_are_refused(make_module, batch):
+    packed = batch | {"document_ids": torch.zeros(BATCH_SIZE, 3, dtype=torch.long)}
+    with pytest.raises(ValueError, match=r"`data\.init_args\.layout` must be rows"):
+        make_module().loss(packed)
+
+
 def test_original_decoder_is_that_of_the_autoencoder(make_module, batch):
     module = make_module()
     latents = torch.randn(2, 3, 8)

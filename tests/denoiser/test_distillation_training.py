@@ -114,6 +114,12 @@ def test_student_comes_closer_to_its_teacher(make_module, batch, fit):
     assert error() < 0.7 * before
 
 
+def test_rows_of_several_documents_are_refused(make_module, batch):
+    packed = batch | {"document_ids": torch.zeros(16, 3, dtype=torch.long)}
+    with pytest.raises(ValueError, match=r"`data\.init_args\.layout` must be rows"):
+        make_module(ConsistencyDistillation(2, 8)).loss(packed)
+
+
 def test_rows_whose_condition_is_dropped_are_trained_as_those_without_a_source(make_module, batch):
     module = make_module(ConsistencyDistillation(2, 8))
     texts = {name: values for name, values in batch.items() if not name.startswith("source")}

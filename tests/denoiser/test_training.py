@@ -135,6 +135,15 @@ def test_latents_are_standardized(module, batch):
     assert not latents.requires_grad
 
 
+@pytest.mark.parametrize("cache_latents", [False, True])
+def test_rows_of_several_documents_are_refused(make_lit_denoiser, batch, fit, cache_latents):
+    """Each row would be encoded as one text, its sources among them."""
+    packed = without_source(batch) | {"document_ids": torch.zeros(8, 3, dtype=torch.long)}
+    module = make_lit_denoiser(cache_latents=cache_latents)
+    with pytest.raises(ValueError, match=r"`data\.init_args\.layout` must be rows, .* got packed"):
+        fit(module, packed, max_steps=2)
+
+
 def loss_with(module, batch):
     torch.manual_seed(1)
     return module.loss(batch)["loss"]

@@ -9,6 +9,7 @@ from denoiser.infilling import KnownLatents, predict
 from denoiser.loss_options import LossOptions, guided_target
 from denoiser.model import LatentDenoiser
 from denoiser.noise import add_noise, flow_step, sample_time
+from denoiser.shares import draw_numbers
 
 Losses = dict[str, Tensor]
 PLAIN = LossOptions()
@@ -60,7 +61,7 @@ def denoising_loss(
     is_null = is_null | ~known_mask.any(dim=1)  # as in sampling
 
     self_condition = torch.zeros_like(latents)
-    num_conditioned = round(self_condition_prob * batch_size)
+    [num_conditioned] = draw_numbers(batch_size, self_condition_prob)
     if num_conditioned:
         rows = slice(num_conditioned)
         inputs = (noisy_latents, t, known_latents, known_mask, is_null)

@@ -118,6 +118,20 @@ def test_shares_are_rows_of_their_kind(make_module, batch):
     assert not torch.allclose(seen[0][24:], seen[1][24:], atol=1e-2)
 
 
+def test_batches_of_one_row_are_of_all_kinds(make_module, batch):
+    """They once were never clean, as a half was rounded to none."""
+    module = make_module(clean_share=0.5, sampled_share=0.25, num_inference_steps=1)
+    kinds = []
+    module.sample = lambda noise, known: kinds.append("sampled") or noise
+    module.predict = lambda latents, known: kinds.append("predicted") or latents
+    row = {name: values[:1] for name, values in batch.items()}
+    with torch.no_grad():
+        for _ in range(200):
+            module.loss(row)
+    assert kinds.count("sampled") == pytest.approx(50, abs=25)  # a standard error of 6
+    assert kinds.count("predicted") == pytest.approx(50, abs=25)
+
+
 def test_a_sample_takes_the_steps_that_are_asked_for(make_module, batch):
     module = make_module(num_inference_steps=3)
     times = []

@@ -131,6 +131,22 @@ def test_a_student_whose_teacher_clamps_sees_its_own_predictions_clamped(
     assert (given == 7).all()
 
 
+@pytest.mark.parametrize(
+    "objective", [ProgressiveDistillation([1], [4], teacher_steps=8), ConsistencyDistillation(4, 8)]
+)
+def test_a_single_row_sees_an_earlier_prediction_as_often_as_many(
+    make_denoiser, rows, objective
+):
+    student, teacher = Recorder(make_denoiser()), Teacher(make_denoiser(), NOISE_SHIFT, 1.0)
+    num_first = 0
+    with torch.no_grad():
+        for _ in range(60):
+            objective.loss(student, teacher, rows.first(1), 0, 0.5)
+            num_first += student.calls[0][1] is None
+            student.calls.clear()
+    assert num_first == pytest.approx(30, abs=16)  # a standard error of 4
+
+
 def test_a_student_of_one_step_sees_no_self_condition(make_denoiser, rows):
     student = Recorder(make_denoiser())
     teacher = Teacher(make_denoiser(), NOISE_SHIFT, 1.0)

@@ -1,6 +1,7 @@
 """Load a trained denoiser with its autoencoder, for use in configurations."""
 
 import json
+from argparse import ArgumentError
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -11,6 +12,12 @@ from autoencoder.loading import check_data_fit, load_autoencoder
 from autoencoder.model import TextAutoencoder
 from denoiser.model import LatentDenoiser
 from denoiser.schedulers import noise_shift_in
+
+# What these trainings have among their hyperparameters and LitDenoiser has not.
+OTHER_TRAININGS = {
+    "teacher": "a student (LitDistillation)",
+    "pretrained": "an adapted decoder (LitDecoderAdaptation)",
+}
 
 
 def load_from_folder(folder: Path) -> tuple[LatentDenoiser, TextAutoencoder, float]:
@@ -35,17 +42,25 @@ def load_from_checkpoint(path: Path) -> tuple[LatentDenoiser, TextAutoencoder, f
     """Load the same parts of a Lightning checkpoint of ``LitDenoiser``.
 
     Raises:
-        ValueError: If it is damaged or of another module.
+        ValueError: If it is damaged or of another module, such as a student: to build that anew
+            needs its own teacher, which a folder of it does not.
     """
     from denoiser.training import LitDenoiser  # it needs Lightning
 
     check_checkpoint_file(path)
     try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        for option, kind in OTHER_TRAININGS.items():
+            if option in content["hyper_parameters"]:
+                raise ValueError(
+                    f"`{path}` is a checkpoint of {kind}: write it to a folder with `ldm-text "
+                    f"export --ckpt_path {path} --output FOLDER` and name that."
+                )
         module = LitDenoiser.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    except (TypeError, KeyError, RuntimeError, UnpicklingError) as error:
+    except (ArgumentError, TypeError, KeyError, RuntimeError, UnpicklingError) as error:
         raise ValueError(
-            f"`{path}` is no checkpoint of a denoiser: {error} Export any other to a pipeline "
-            "folder first."
+            f"`{path}` is no checkpoint of a denoiser: {error} Name one of stage 2, or a pipeline "
+            "folder."
         ) from error
     return module.denoiser, module.autoencoder, module.noise_shift
 
@@ -54,8 +69,8 @@ class PretrainedDenoiser:
     """A trained denoiser and its autoencoder for a configuration, checked against the data module.
 
     Args:
-        path: A pipeline folder as ``ldm-text export`` writes it, or a Lightning checkpoint
-            (``.ckpt``) of ``LitDenoiser``.
+        path: A pipeline folder as ``ldm-text export`` writes it, such as that of a student, or a
+            Lightning checkpoint (``.ckpt``) of ``LitDenoiser``.
         vocab_size: Size of the vocabulary that it will read; the command line links it to the data.
         tokens_per_latent: Tokens a latent that the data is padded for; linked to the data too.
 

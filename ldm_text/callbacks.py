@@ -47,8 +47,8 @@ class LogTexts(KeepFirstBatch):
         num_rows: Rows that go into the figures.
         num_shown: Rows shown as text.
         num_inference_steps: Steps of the sampler, where it takes any.
-        guidance_scale: Weight of a denoiser's guidance; ``None`` is that of an exported pipeline, as
-            for a denoiser that has guidance folded in. Baselines are sampled without.
+        guidance_scale: Weight of a denoiser's guidance; ``None`` is that of an exported pipeline,
+            which is 1 where guidance is folded in. Baselines are sampled without.
     """
 
     def __init__(

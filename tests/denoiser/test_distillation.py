@@ -134,9 +134,7 @@ def test_a_student_whose_teacher_clamps_sees_its_own_predictions_clamped(
 @pytest.mark.parametrize(
     "objective", [ProgressiveDistillation([1], [4], teacher_steps=8), ConsistencyDistillation(4, 8)]
 )
-def test_a_single_row_sees_an_earlier_prediction_as_often_as_many(
-    make_denoiser, rows, objective
-):
+def test_a_single_row_sees_an_earlier_prediction_as_often_as_many(make_denoiser, rows, objective):
     student, teacher = Recorder(make_denoiser()), Teacher(make_denoiser(), NOISE_SHIFT, 1.0)
     num_first = 0
     with torch.no_grad():

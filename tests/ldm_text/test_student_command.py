@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from denoiser import PretrainedDenoiser
 from ldm_text.loading import load_pipeline
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "distillation"
@@ -165,6 +166,30 @@ def test_an_adapted_decoder_takes_the_place_of_the_old_one_and_nothing_else_chan
         before, after = (weights_of(one, component) for one in (pipeline_folder, folder))
         for name, value in before.items():
             assert torch.equal(value, after[name]) != name.startswith("decoder."), name
+
+
+def test_a_checkpoint_of_a_student_or_an_adapted_decoder_is_to_be_exported_first(fit, tmp_path):
+    student = fit("e2e.yaml", "teacher", *ROUNDS, *steps(1))
+    code, error = fit("e2e_decoder.yaml", "pretrained", *steps(1), fails=True, path=student)
+    assert code == 2
+    message = (
+        f"`{student}` is a checkpoint of a student (LitDistillation): write it to a folder with"
+    )
+    assert message in error
+    with pytest.raises(ValueError, match=r"with `ldm-text export --ckpt_path .* --output FOLDER`"):
+        PretrainedDenoiser(str(student))
+
+    content = torch.load(student, weights_only=True)
+    del content["hyper_parameters"]["teacher"]
+    torch.save(content, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match="other.ckpt` is no checkpoint of a denoiser: .* Name one"):
+        PretrainedDenoiser(str(tmp_path / "other.ckpt"))
+
+    student.unlink()
+    options = ["--model.init_args.max_accuracy_loss=1.0", *steps(1)]
+    adapted = fit("e2e_decoder.yaml", "pretrained", *options)
+    with pytest.raises(ValueError, match=r"of an adapted decoder \(LitDecoderAdaptation\): write"):
+        PretrainedDenoiser(str(adapted))
 
 
 def test_a_teacher_of_other_data_is_refused_in_one_line(fit, pipeline_folder, tmp_path):

@@ -1,3 +1,5 @@
+import json
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -208,3 +210,21 @@ def test_a_teacher_that_is_none_is_refused(pretrained_folder, tmp_path):
         PretrainedDenoiser(str(pretrained_folder / "denoiser"))
     with pytest.raises(ValueError, match="was trained with vocab_size=40, the data module has 41"):
         PretrainedDenoiser(str(pretrained_folder), vocab_size=41)
+
+
+@pytest.mark.parametrize(
+    ("trained", "given", "message"),
+    [
+        ("],", "", r"`source_separator` '\],', the corpus has null: set .*_separator` to '\],'"),
+        (None, "],", r"`source_separator` null, the corpus has '\],': set .*_separator` to null"),
+        ("],", ";", r"`source_separator` '\],', the corpus has ';'"),
+        ("],", "],", None),
+        (None, "", None),
+        ("],", None, None),  # nothing to compare with
+    ],
+)
+def test_a_teacher_of_other_fields_is_refused(pretrained_folder, trained, given, message):
+    index = pretrained_folder / "model_index.json"
+    index.write_text(json.dumps({"source_separator": trained}))
+    with nullcontext() if message is None else pytest.raises(ValueError, match=message):
+        PretrainedDenoiser(str(pretrained_folder), source_separator=given)

@@ -182,7 +182,7 @@ def test_a_checkpoint_of_a_student_or_an_adapted_decoder_is_to_be_exported_first
     content = torch.load(student, weights_only=True)
     del content["hyper_parameters"]["teacher"]
     torch.save(content, tmp_path / "other.ckpt")
-    with pytest.raises(ValueError, match="other.ckpt` is no checkpoint of a denoiser: .* Name one"):
+    with pytest.raises(ValueError, match=r"other\.ckpt` is no checkpoint of a denoiser: .* Name"):
         PretrainedDenoiser(str(tmp_path / "other.ckpt"))
 
     student.unlink()
@@ -193,7 +193,9 @@ def test_a_checkpoint_of_a_student_or_an_adapted_decoder_is_to_be_exported_first
 
 
 def test_a_teacher_of_other_data_is_refused_in_one_line(fit, pipeline_folder, tmp_path):
+    separator = ["--data.init_args.corpus.init_args.source_separator=],"]
     for path, options, message in (
+        (pipeline_folder, separator, "with `source_separator` null, the corpus has '],'"),
         (pipeline_folder, ["--data.init_args.tokens_per_latent=2"], "tokens_per_latent=4"),
         (tmp_path / "nothing", [], "No denoiser at"),
         (pipeline_folder, [*ROUNDS, *steps(5)], "`trainer.max_steps` must be at most 4"),
@@ -202,3 +204,19 @@ def test_a_teacher_of_other_data_is_refused_in_one_line(fit, pipeline_folder, tm
         assert code == 2
         assert message in error
         assert error.strip().splitlines()[-1].startswith("ldm-text: error: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("e2e.yaml", "teacher"), ("e2e_decoder.yaml", "pretrained")]
+)
+def test_the_separator_of_the_corpus_is_compared_with_that_of_the_folder(
+    fit, pipeline_folder, name, part
+):
+    index = pipeline_folder / "model_index.json"
+    content = json.loads(index.read_text())
+    assert content["source_separator"] is None
+    index.write_text(json.dumps(content | {"source_separator": "],"}))
+    options = [*(ROUNDS if part == "teacher" else []), *steps(1)]
+    code, error = fit(name, part, *options, fails=True)
+    assert code == 2
+    assert "was trained with `source_separator` '],', the corpus has null" in error

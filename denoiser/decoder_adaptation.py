@@ -197,9 +197,9 @@ class LitDecoderAdaptation(LitDenoiser):
         with torch.random.fork_rng():
             torch.manual_seed(batch_idx)
             predicted = self.predict(latents, self.known_latents(batch, latents))
-            row_loss = token_losses(self.decode(predicted), batch)
-        options = {"batch_size": len(latents), "sync_dist": True}
-        self.log("val/decoder_loss", row_loss.mean(), prog_bar=True, **options)
+            decoder_loss = reconstruction_loss(self.decode(predicted), batch)
+        options = {"batch_size": int(mask.sum()), "sync_dist": True}
+        self.log("val/decoder_loss", decoder_loss, prog_bar=True, **options)
         self.log("val/reconstruction", reconstruction_loss(clean_logits, batch), **options)
 
     def on_validation_epoch_end(self) -> None:

@@ -259,7 +259,8 @@ class LitDenoiser(SeededSteps):
                 infill_loss = self.loss_beside_known(batch, 1.0)["loss"]
         options = {"batch_size": len(losses["t"]), "sync_dist": True}
         self.log("val/loss", losses["loss"], prog_bar=True, **options)
-        self.log("val/decoder_loss", decoder_loss, prog_bar=True, **options)
+        tokens = {"batch_size": int(batch["attention_mask"].sum()), "sync_dist": True}
+        self.log("val/decoder_loss", decoder_loss, prog_bar=True, **tokens)
         if infill_loss is not None:
             self.log("val/infill_loss", infill_loss, **options)
         self.validation_errors.add(losses["t"], losses["row_error"])

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from autoencoder import TextAutoencoder
+from autoencoder.training import reconstruction_loss
 from denoiser import LatentDenoiser, LossOptions, PretrainedDenoiser
 from denoiser.time_bins import BINS, errors_by_time, means_by_time
 
@@ -20,8 +21,16 @@ def batch(make_texts):
 
 
 @pytest.fixture
-def module(make_lit_denoiser):
-    return make_lit_denoiser(active=True)
+def module(make_lit_denoiser, batch):
+    """With measured statistics: at mean 0 and deviation 1 standardizing would change nothing."""
+    module = make_lit_denoiser(active=True)
+    measure(module, batch)
+    return module
+
+
+def measure(module, batch):
+    latents = module.autoencoder.encode(batch["input_ids"], batch["attention_mask"])
+    module.autoencoder.statistics.measure(latents.flatten(0, 1))
 
 
 def without_source(batch):
@@ -86,8 +95,7 @@ def test_a_trained_denoiser_beside_another_autoencoder_is_refused(
 
 def test_loss_halves_in_200_steps(make_lit_denoiser, batch, fit, validate):
     module = make_lit_denoiser(noise_shift=1.0)
-    encoded = module.autoencoder.encode(batch["input_ids"], batch["attention_mask"])
-    module.autoencoder.statistics.measure(encoded.flatten(0, 1))
+    measure(module, batch)
     many = {name: values.repeat(4, *[1] * (values.ndim - 1)) for name, values in batch.items()}
     before = validate(module, many)["val/loss"]
     fit(module, many, max_steps=200, batch_size=32)
@@ -101,8 +109,7 @@ def test_a_velocity_is_learned_too(make_lit_denoiser, batch, fit, validate):
     module = make_lit_denoiser(
         denoiser=denoiser, noise_shift=1.0, loss_options=LossOptions("velocity")
     )
-    encoded = module.autoencoder.encode(batch["input_ids"], batch["attention_mask"])
-    module.autoencoder.statistics.measure(encoded.flatten(0, 1))
+    measure(module, batch)
     many = {name: values.repeat(4, *[1] * (values.ndim - 1)) for name, values in batch.items()}
     before = validate(module, many)["val/loss"]
     fit(module, many, max_steps=100, batch_size=32)
@@ -127,8 +134,6 @@ def test_two_short_trainings_with_one_seed_give_equal_parameters(make_lit_denois
 
 
 def test_latents_are_standardized(module, batch):
-    encoded = module.autoencoder.encode(batch["input_ids"], batch["attention_mask"])
-    module.autoencoder.statistics.measure(encoded.flatten(0, 1))
     latents = module.latents(batch, "input").flatten(0, 1)
     assert torch.allclose(latents.mean(0), torch.zeros(8), atol=1e-4)
     assert torch.allclose(latents.std(0), torch.ones(8), atol=1e-4)
@@ -212,6 +217,19 @@ def test_a_bin_of_time_without_rows_in_a_batch_counts_for_no_more_than_its_rows(
         found = {name: value for name, value in metrics.items() if "loss_t_" in name}
         means = {f"val/loss_t_{name}": mean.item() for name, mean in expected.items()}
         assert found == pytest.approx(means, rel=1e-5)
+
+
+def test_the_decoder_loss_is_that_of_all_tokens(module, batch, validate):
+    """Nats a token: the short texts of a batch must not count as much as the long ones."""
+    found = validate(module, batch)["val/decoder_loss"]  # batches of 5 and 3 rows
+    logits = []
+    for number, rows in enumerate((slice(5), slice(5, 8))):
+        torch.manual_seed(number)
+        with torch.no_grad():
+            losses = module.loss({name: values[rows] for name, values in batch.items()})
+            latents = module.autoencoder.statistics.unstandardize(losses["pred_latents"])
+            logits.append(module.autoencoder.decode(latents))
+    assert found == pytest.approx(reconstruction_loss(torch.cat(logits), batch).item(), rel=1e-5)
 
 
 def test_validation_is_the_same_every_time(module, batch, validate):

@@ -7,6 +7,7 @@ import torch
 
 from denoiser import (
     ConsistencyDistillation,
+    EMAWithWarmup,
     FlowMapDistillation,
     LitDistillation,
     PretrainedDenoiser,
@@ -188,6 +189,30 @@ def test_a_training_longer_than_its_rounds_is_refused(make_module, batch, fit):
     message = r"`trainer.max_steps` must be at most 2, the sum .* got 3"
     with pytest.raises(ValueError, match=message):
         fit(module, batch, max_steps=3)
+
+
+@pytest.mark.parametrize(
+    "objective", [ProgressiveDistillation([3, 2], [4, 2], 8), ConsistencyDistillation(2, 8)]
+)
+def test_a_round_that_is_all_warm_up_is_refused(make_module, batch, fit, objective):
+    """Its learning rate would never fall; one step less is enough."""
+    steps = 5 if objective.round_steps else 2
+    message = (
+        "`warmup_steps` must be less than the steps of each .* the shortest of which has 2, got 2"
+    )
+    with pytest.raises(ValueError, match=message):
+        fit(make_module(objective, warmup_steps=2), batch, max_steps=steps)
+    fit(make_module(objective, warmup_steps=1), batch, max_steps=steps)
+
+
+def test_averaged_weights_are_refused_where_they_would_carry_a_round_into_the_next(
+    make_module, batch, fit
+):
+    """The first teacher would be in the average of the second one, too."""
+    module = make_module(ProgressiveDistillation([1, 1], [4, 2], 8))
+    with pytest.raises(ValueError, match=r"`denoiser\.EMAWithWarmup`.* would carry a round into"):
+        fit(module, batch, max_steps=2, callbacks=[EMAWithWarmup()])
+    fit(make_module(ConsistencyDistillation()), batch, max_steps=1, callbacks=[EMAWithWarmup()])
 
 
 def test_learning_rate_warms_up_and_falls_to_zero_in_each_round():

@@ -41,7 +41,9 @@ def check_rounds(trainer: Trainer, round_steps: list[int], warmup_steps: int) ->
             f"{shortest}, got {warmup_steps}: its learning rate would never fall."
         )
     # The teacher would be averaged, too, with those of the rounds before.
-    if len(round_steps) > 1 and any(isinstance(c, WeightAveraging) for c in trainer.callbacks):
+    # pyrefly: ignore [missing-attribute] - the trainer is given them after it is made
+    is_averaged = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)
+    if is_averaged and len(round_steps) > 1:
         raise ValueError(
             "Averaged weights (`denoiser.EMAWithWarmup`) would carry a round into the next: take "
             "them out of `trainer.callbacks`; each round ends at a learning rate of 0."

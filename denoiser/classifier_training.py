@@ -16,7 +16,7 @@ from autoencoder.schedule import ScheduleName, with_schedule
 from autoencoder.seeded_steps import SeededSteps
 from denoiser.latent_classifier import LatentClassifier
 from denoiser.noise import add_noise, sample_time
-from denoiser.objective import errors_by_time
+from denoiser.time_bins import ErrorsByTime
 
 
 class LitLatentClassifier(SeededSteps):
@@ -67,6 +67,7 @@ class LitLatentClassifier(SeededSteps):
         self.warmup_steps = warmup_steps
         self.lr_schedule = lr_schedule
         self.compile_network = compile_network
+        self.validation_accuracies = ErrorsByTime()
 
     def train(self, mode: bool = True) -> "LitLatentClassifier":
         """Switch the classifier's mode; the autoencoder always stays in evaluation mode."""
@@ -109,10 +110,12 @@ class LitLatentClassifier(SeededSteps):
         options = {"batch_size": len(scored["t"]), "sync_dist": True}
         self.log("val/loss", scored["loss"], prog_bar=True, **options)
         self.log("val/accuracy", scored["is_right"].mean(), prog_bar=True, **options)
-        for name, (total, count) in errors_by_time(scored["t"], scored["is_right"]).items():
-            # Also without rows: processes must log the same names.
-            name = name.replace("loss", "accuracy")
-            self.log(f"val/{name}", total / max(count, 1), batch_size=int(count), sync_dist=True)
+        self.validation_accuracies.add(scored["t"], scored["is_right"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the accuracy in bins of time."""
+        for name, mean in self.validation_accuracies.take_means(self).items():
+            self.log(f"val/accuracy_t_{name}", mean, sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Set up the optimizer and its schedule."""

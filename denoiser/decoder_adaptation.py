@@ -20,6 +20,7 @@ from denoiser.model import LatentDenoiser
 from denoiser.noise import add_noise, sample_time
 from denoiser.sampling import denoise, guided_prediction
 from denoiser.schedulers import SamplingDefaults, make_scheduler
+from denoiser.shares import draw_numbers
 from denoiser.training import LitDenoiser
 
 
@@ -132,7 +133,7 @@ class LitDecoderAdaptation(LitDenoiser):
         t = sample_time(len(latents), self.noise_shift, latents.device)
         noisy_latents = add_noise(latents, torch.randn_like(latents), t)
         self_condition = torch.zeros_like(latents)
-        num_conditioned = round(self.self_condition_prob * len(latents))
+        [num_conditioned] = draw_numbers(len(latents), self.self_condition_prob)
         if num_conditioned:
             rows = slice(num_conditioned)
             self_condition[rows] = guided_prediction(
@@ -168,8 +169,7 @@ class LitDecoderAdaptation(LitDenoiser):
         latents = self.latents(batch, "input")
         known = self.known_latents(batch, latents)
         num_rows = len(latents)
-        num_clean = round(self.clean_share * num_rows)
-        num_sampled = min(round(self.sampled_share * num_rows), num_rows - num_clean)
+        num_clean, num_sampled = draw_numbers(num_rows, self.clean_share, self.sampled_share)
         parts = [latents[:num_clean]]
         if num_sampled:
             rows = slice(num_clean, num_clean + num_sampled)
@@ -197,9 +197,9 @@ class LitDecoderAdaptation(LitDenoiser):
         with torch.random.fork_rng():
             torch.manual_seed(batch_idx)
             predicted = self.predict(latents, self.known_latents(batch, latents))
-            row_loss = token_losses(self.decode(predicted), batch)
-        options = {"batch_size": len(latents), "sync_dist": True}
-        self.log("val/decoder_loss", row_loss.mean(), prog_bar=True, **options)
+            decoder_loss = reconstruction_loss(self.decode(predicted), batch)
+        options = {"batch_size": int(mask.sum()), "sync_dist": True}
+        self.log("val/decoder_loss", decoder_loss, prog_bar=True, **options)
         self.log("val/reconstruction", reconstruction_loss(clean_logits, batch), **options)
 
     def on_validation_epoch_end(self) -> None:

@@ -17,6 +17,7 @@ from denoiser.model import LatentDenoiser
 from denoiser.noise import add_noise, landing_to_latents, shift_time
 from denoiser.objective import Losses, squared_error
 from denoiser.schedulers import SchedulerName
+from denoiser.shares import draw_numbers
 from denoiser.teacher import DistillationRows, Teacher, draw_points, grid_time
 
 
@@ -122,7 +123,7 @@ class ProgressiveDistillation:
         landing = teacher.walk(rows, noise, point * length, num_steps * length, length)
         target = landing_to_latents(landing, noisy_latents, t, next_t)
 
-        num_conditioned = 0 if num_steps == 1 else round(self_condition_prob * len(t))
+        [num_conditioned] = draw_numbers(len(t), self_condition_prob if num_steps > 1 else 0.0)
         self_condition = own_earlier_prediction(
             student, teacher, rows, noise, earlier_t, num_conditioned
         )
@@ -205,7 +206,7 @@ class ConsistencyDistillation(SingleRound):
         landing = teacher.walk(rows, noise, point, num_steps, length=1)
 
         earlier_t = self.draw_earlier_time(point, teacher.noise_shift)
-        num_conditioned = round(self_condition_prob * len(t))
+        [num_conditioned] = draw_numbers(len(t), self_condition_prob)
         self_condition = own_earlier_prediction(
             student, teacher, rows, torch.randn_like(noise), earlier_t, num_conditioned
         )

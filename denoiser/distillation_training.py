@@ -45,8 +45,8 @@ class LitDistillation(LitDenoiser):
     """Train a student, a copy of its teacher at the start, to sample in few steps.
 
     The learning rate warms up and falls linearly to 0 in each round, so that each round ends with a
-    finished student, and averaged weights (``denoiser.EMAWithWarmup``), which would carry a round
-    into the next, are not needed.
+    finished student, and averaged weights (``denoiser.EMAWithWarmup``) are not needed; where there
+    are several rounds they are refused, as they would carry a round into the next.
 
     Args:
         teacher: A trained denoiser; its autoencoder and noise shift are the student's.
@@ -117,16 +117,21 @@ class LitDistillation(LitDenoiser):
         """Training steps of each round."""
         return self.objective.round_steps or [number_of_steps(self.trainer)]
 
+    @property
+    def kind_of_step(self) -> int:
+        """The round, which the operations of a step depend on: how far the teacher walks."""
+        return round_at(self.global_step, self.round_steps)
+
     def on_fit_start(self) -> None:
-        """Compile in place, and compare the length of the rounds with that of the training.
+        """Compile in place, and check the rounds.
 
         Raises:
-            ValueError: If the training is longer than its rounds.
+            ValueError: If training or warm-up is too long for them, or weights are averaged.
         """
         super().on_fit_start()
         if self.compile_network:
             self.teacher.denoiser.compile()
-        check_rounds(self.trainer, self.round_steps)
+        check_rounds(self.trainer, self.round_steps, self.warmup_steps)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Let the student be the teacher where a new round begins; seed the step."""

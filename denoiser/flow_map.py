@@ -7,6 +7,7 @@ from denoiser.model import LatentDenoiser
 from denoiser.noise import add_noise, flow_step, landing_to_latents
 from denoiser.objective import Losses, squared_error
 from denoiser.schedulers import SchedulerName
+from denoiser.shares import draw_numbers
 from denoiser.teacher import DistillationRows, Teacher, draw_points, grid_time
 
 
@@ -61,7 +62,7 @@ class FlowMapDistillation(SingleRound):
         landing = teacher.walk(rows, noise, point, num_steps, length=1)
 
         earlier_t = self.draw_earlier_time(point, teacher.noise_shift)
-        num_conditioned = round(self_condition_prob * len(t))
+        [num_conditioned] = draw_numbers(len(t), self_condition_prob)
         self_condition = own_earlier_prediction(
             student, teacher, rows, noise, earlier_t, num_conditioned, next_t=t
         )

@@ -43,7 +43,7 @@ class LossOptions:
         decoder_weight: Weight of the cross-entropy of decoded tokens, in nats a token; 0 is off.
 
     Raises:
-        ValueError: If one is out of its range.
+        ValueError: If one is out of its range, or there is a warm-up of nothing.
     """
 
     def __init__(
@@ -67,6 +67,8 @@ class LossOptions:
         ):
             if value < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+        if consistency_warmup_steps and not consistency_weight:
+            raise ValueError("`consistency_warmup_steps` has no effect at `consistency_weight` 0.")
         self.weighting = weighting
         self.guidance_weight = guidance_weight
         self.consistency_weight = consistency_weight

@@ -9,6 +9,7 @@ from denoiser.infilling import KnownLatents, predict
 from denoiser.loss_options import LossOptions, guided_target
 from denoiser.model import LatentDenoiser
 from denoiser.noise import add_noise, flow_step, sample_time
+from denoiser.shares import draw_numbers
 
 Losses = dict[str, Tensor]
 PLAIN = LossOptions()
@@ -60,7 +61,7 @@ def denoising_loss(
     is_null = is_null | ~known_mask.any(dim=1)  # as in sampling
 
     self_condition = torch.zeros_like(latents)
-    num_conditioned = round(self_condition_prob * batch_size)
+    [num_conditioned] = draw_numbers(batch_size, self_condition_prob)
     if num_conditioned:
         rows = slice(num_conditioned)
         inputs = (noisy_latents, t, known_latents, known_mask, is_null)
@@ -153,20 +154,3 @@ def unknown_error(
     if weights is not None:
         error = error * weights[:, None]
     return {"loss": error.sum() / is_open.sum().clamp(min=1), "row_error": row_error.detach()}
-
-
-def errors_by_time(t: Tensor, row_error: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """Sum the errors of rows in four equal bins of time, and count the rows.
-
-    Args:
-        t: Times ``(B,)`` in [0, 1).
-        row_error: Errors ``(B,)``.
-
-    Returns:
-        For each bin, such as ``loss_t_0.25_to_0.50``, the sum and the number of its rows, scalars.
-    """
-    bins = {}
-    for low in (0.0, 0.25, 0.5, 0.75):
-        chosen = ((t >= low) & (t < low + 0.25)).float()
-        bins[f"loss_t_{low:.2f}_to_{low + 0.25:.2f}"] = (chosen @ row_error.float(), chosen.sum())
-    return bins

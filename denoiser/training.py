@@ -21,8 +21,9 @@ from denoiser.latent_encoding import fill, open_latent_cache
 from denoiser.loading import PretrainedDenoiser
 from denoiser.loss_options import LossOptions
 from denoiser.model import LatentDenoiser
-from denoiser.objective import PLAIN, denoising_loss, errors_by_time
+from denoiser.objective import PLAIN, denoising_loss
 from denoiser.schedulers import SamplingDefaults
+from denoiser.time_bins import ErrorsByTime
 
 COLUMNS = {"input": ("input_ids", "attention_mask"), "source": ("source_ids", "source_mask")}
 
@@ -90,6 +91,7 @@ class LitDenoiser(SeededSteps):
         self.latent_cache_dir = latent_cache_dir
         self.loss_options = PLAIN if loss_options is None else loss_options
         self.cache: LatentCache | None = None
+        self.validation_errors = ErrorsByTime()
 
     @property
     def sampling(self) -> SamplingDefaults:
@@ -97,6 +99,11 @@ class LitDenoiser(SeededSteps):
         if self.loss_options.guidance_weight:
             return SamplingDefaults(guidance_scale=1.0)
         return SamplingDefaults()
+
+    @property
+    def kind_of_step(self) -> int:
+        """What the operations of the next training step depend on: whether consistency counts."""
+        return int(self.loss_options.consistency_weight_at(self.global_step) > 0)
 
     @property
     def target_denoiser(self) -> LatentDenoiser:
@@ -147,7 +154,16 @@ class LitDenoiser(SeededSteps):
 
     @torch.no_grad()
     def encode(self, batch: dict[str, Tensor], column: str) -> Tensor:
-        """Encode a column of a batch, ``input`` or ``source``, standardized: ``(B, L, D)``."""
+        """Encode a column of a batch, ``input`` or ``source``, standardized: ``(B, L, D)``.
+
+        Raises:
+            ValueError: If rows hold several documents, which would be encoded as one text.
+        """
+        if "document_ids" in batch:
+            raise ValueError(
+                "`data.init_args.layout` must be rows, one text a row, got packed, which is for "
+                "training an autoencoder."
+            )
         ids, mask = COLUMNS[column]
         latents = self.autoencoder.encode(batch[ids], batch[mask])
         return self.autoencoder.statistics.standardize(latents)
@@ -243,13 +259,16 @@ class LitDenoiser(SeededSteps):
                 infill_loss = self.loss_beside_known(batch, 1.0)["loss"]
         options = {"batch_size": len(losses["t"]), "sync_dist": True}
         self.log("val/loss", losses["loss"], prog_bar=True, **options)
-        self.log("val/decoder_loss", decoder_loss, prog_bar=True, **options)
+        tokens = {"batch_size": int(batch["attention_mask"].sum()), "sync_dist": True}
+        self.log("val/decoder_loss", decoder_loss, prog_bar=True, **tokens)
         if infill_loss is not None:
             self.log("val/infill_loss", infill_loss, **options)
-        for name, (total, count) in errors_by_time(losses["t"], losses["row_error"]).items():
-            # Also without rows: processes must log the same names.
-            mean = total / max(count, 1)
-            self.log(f"val/{name}", mean, batch_size=int(count), sync_dist=True)
+        self.validation_errors.add(losses["t"], losses["row_error"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the loss in bins of time."""
+        for name, mean in self.validation_errors.take_means(self).items():
+            self.log(f"val/loss_t_{name}", mean, sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Set up the optimizer and its schedule."""

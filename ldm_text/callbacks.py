@@ -47,7 +47,8 @@ class LogTexts(KeepFirstBatch):
         num_rows: Rows that go into the figures.
         num_shown: Rows shown as text.
         num_inference_steps: Steps of the sampler, where it takes any.
-        guidance_scale: Weight of a denoiser's guidance; baselines are sampled without.
+        guidance_scale: Weight of a denoiser's guidance; ``None`` is that of an exported pipeline,
+            which is 1 where guidance is folded in. Baselines are sampled without.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class LogTexts(KeepFirstBatch):
         num_rows: int = 64,
         num_shown: int = 12,
         num_inference_steps: int = 16,
-        guidance_scale: float = 3.0,
+        guidance_scale: float | None = None,
     ) -> None:
         super().__init__(num_rows)
         self.num_shown = num_shown
@@ -108,7 +109,9 @@ class LogTexts(KeepFirstBatch):
             return TokenPipeline(datamodule.tokenizer, module.token_model, *lengths)
         sampling = module.sampling
         if not isinstance(module, LitDistillation):
-            sampling = SamplingDefaults("euler", self.num_inference_steps, self.guidance_scale)
+            scale = self.guidance_scale
+            scale = sampling.guidance_scale if scale is None else scale
+            sampling = SamplingDefaults("euler", self.num_inference_steps, scale)
         return LatentTextPipeline(
             datamodule.tokenizer,
             module.autoencoder,

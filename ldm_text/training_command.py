@@ -9,6 +9,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, _Instan
 from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from ldm_text.data.corpus import Corpus
 from ldm_text.fully_sharded import FullySharded
 from ldm_text.parsers import OneLineParser
 from ldm_text.precision import warn_of_emulation
@@ -17,6 +18,11 @@ from ldm_text.resume import NEWEST, checkpoint_folder, checkpoint_to_read
 
 class TrainingParser(OneLineParser, LightningArgumentParser):
     """Lightning's parser with errors in one line."""
+
+
+def separator_of(corpus: Corpus) -> str:
+    """Return the separator of the fields of sources; empty for none."""
+    return corpus.source_separator or ""
 
 
 class TextCLI(LightningCLI):
@@ -41,6 +47,13 @@ class TextCLI(LightningCLI):
             ("label_names", "model.init_args"),
         ):
             parser.link_arguments(f"data.{name}", f"{target}.{name}", apply_on="instantiate")
+        for part in ("teacher", "pretrained", "denoiser"):
+            parser.link_arguments(
+                "data.corpus",
+                f"model.init_args.{part}.init_args.source_separator",
+                compute_fn=separator_of,
+                apply_on="instantiate",
+            )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; a folder of checkpoints stands for the newest whole one in it."""
@@ -73,6 +86,7 @@ class TextCLI(LightningCLI):
                 target: value
                 for target, value in applied_instantiation_links.items()
                 if target.removeprefix("model.init_args.").split(".")[0] in kwargs
+                and ".denoiser." not in target  # one with fresh weights has no such option
             }
             return record(class_type, *args, applied_instantiation_links=links, **kwargs)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from denoiser.objective import errors_by_time
+from denoiser.time_bins import errors_by_time, means_by_time
 
 
 class LogTrainingHealth(Callback):
@@ -22,7 +22,7 @@ class LogTrainingHealth(Callback):
     """
 
     def __init__(self) -> None:
-        self.bins: dict[str, tuple[Tensor, Tensor]] = {}
+        self.sums: Tensor | None = None
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
@@ -46,15 +46,13 @@ class LogTrainingHealth(Callback):
         """Log what a denoiser's step returns beside its loss."""
         if not isinstance(outputs, dict) or "row_error" not in outputs:
             return
-        for name, found in errors_by_time(outputs["t"], outputs["row_error"]).items():
-            before = self.bins.get(name, (0, 0))
-            self.bins[name] = (before[0] + found[0], before[1] + found[1])
+        sums = errors_by_time(outputs["t"], outputs["row_error"])
+        self.sums = sums if self.sums is None else self.sums + sums
         if not trainer._logger_connector.should_update_logs:
             return
-        for name, (total, count) in self.bins.items():
-            if count:
-                pl_module.log(f"train/{name}", total / count)
-        self.bins.clear()
+        for name, mean in means_by_time(self.sums).items():
+            pl_module.log(f"train/loss_t_{name}", mean)
+        self.sums = None
         for name in ("latents", "pred_latents"):
             rms = outputs[name].float().square().mean().sqrt()
             pl_module.log(f"train/{name.removesuffix('s')}_rms", rms)

@@ -27,8 +27,8 @@ def describe_run(ckpt_path: Path) -> dict[str, Any]:
     for state in checkpoint.get("callbacks", {}).values():
         if isinstance(state, dict) and "time_elapsed" in state:
             run["training_seconds"] = round(state["time_elapsed"]["train"], 1)
-        if isinstance(state, dict) and state.get("flops_per_step"):
-            run["training_flops"] = state["flops_per_step"] * checkpoint["global_step"]
+        if isinstance(state, dict) and state.get("training_flops"):
+            run["training_flops"] = state["training_flops"]
     return run
 
 

@@ -100,6 +100,7 @@ def pretrained_folder(make_autoencoder, make_denoiser, tmp_path):
     autoencoder.save_pretrained(tmp_path / "autoencoder")
     make_denoiser().save_pretrained(tmp_path / "denoiser")
     make_scheduler("euler", 3.0).save_pretrained(tmp_path / "scheduler")
+    (tmp_path / "model_index.json").write_text('{"source_separator": "],"}')
     return tmp_path
 
 

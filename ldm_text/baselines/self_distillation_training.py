@@ -72,16 +72,21 @@ class LitSelfDistillation(LitTokenModel):
         """The sampling steps that the student is trained for, in its present round."""
         return self.objective.num_inference_steps(self.round_index)
 
+    @property
+    def kind_of_step(self) -> int:
+        """The round, which the operations of a step depend on: only the first is guided."""
+        return round_at(self.global_step, self.objective.round_steps)
+
     def on_fit_start(self) -> None:
-        """Compile in place, and compare the length of the rounds with that of the training.
+        """Compile in place, and check the rounds.
 
         Raises:
-            ValueError: If the training is longer than its rounds.
+            ValueError: If training or warm-up is too long for them, or weights are averaged.
         """
         super().on_fit_start()
         if self.compile_network:
             self.teacher.network.compile()
-        check_rounds(self.trainer, self.objective.round_steps)
+        check_rounds(self.trainer, self.objective.round_steps, self.warmup_steps)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Let the student be the teacher where a new round begins; seed the step."""

@@ -134,6 +134,12 @@ def test_tiny_overlays_train_a_step(fit_stages, main, config_options):
     assert code == 0, error
     assert Path("pipeline", "denoiser", "diffusion_pytorch_model.safetensors").is_file()
 
+    denoiser = "{class_path: denoiser.PretrainedDenoiser, init_args: {path: pipeline}}"
+    go_on[1:2] = [denoiser, "--data.init_args.corpus.init_args.source_separator", "],"]
+    code, _, error = main("fit", *files, *few, *go_on)
+    assert code == 2
+    assert "was trained with `source_separator` null, the corpus has '],'" in error
+
     checkpoint = "logs/autoencoder/tiny/checkpoints/last.ckpt"
     texts = ["--data", "excerpt:e2e_validation", "--max_rows", 8]
     code, _, error = main("diagnose", "--pipeline", checkpoint, *texts, "--output", "found.json")

@@ -1,10 +1,10 @@
-from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning import Callback
 
 from autoencoder.training import reconstruction_loss
 from denoiser import LitDecoderAdaptation
@@ -88,20 +88,73 @@ def test_predicted_latents_are_read_better_and_clean_ones_within_the_bound(
     assert after["val/token_accuracy_lost"] <= 0.02
 
 
-@pytest.mark.parametrize(("max_steps", "ends"), [(2, True), (4, False)])
-def test_a_decoder_that_forgets_clean_latents_ends_the_training_in_its_second_half(
-    make_module, trained, batch, fit, max_steps, ends
-):
-    """One validation, after a step of all but nothing."""
+@pytest.fixture
+def forgetful(make_module, trained):
+    """An adaptation that trains by all but nothing, and whose decoder has forgotten the latents."""
     module = make_module(trained, clean_share=0.0, max_accuracy_loss=0.02, optimizer=still)
     with torch.no_grad():
         module.autoencoder.decoder.latent_projection.weight.mul_(-1)
-    options = {"batch_size": BATCH_SIZE, "limit_val_batches": 1, "num_sanity_val_steps": 0}
-    if not ends:
-        options["max_time"] = {"seconds": 0}  # the training of four steps stops after the first
+    return module
+
+
+ONE_VALIDATION = {"batch_size": BATCH_SIZE, "limit_val_batches": 1, "num_sanity_val_steps": 0}
+
+
+class StopAfterOneStep(Callback):
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop = True
+
+
+def test_a_decoder_that_forgets_clean_latents_ends_the_training_in_its_second_half(
+    forgetful, batch, fit
+):
+    """The first of two steps is its middle."""
     message = "fewer tokens right from clean latents, more than `max_accuracy_loss` 2.00%"
-    with pytest.raises(ValueError, match=message) if ends else nullcontext():
-        fit(module, batch, max_steps, **options)
+    with pytest.raises(ValueError, match=message):
+        fit(forgetful, batch, max_steps=2, **ONE_VALIDATION)
+
+
+def test_a_decoder_that_forgets_clean_latents_may_go_on_in_the_first_half(forgetful, batch, fit):
+    stop = StopAfterOneStep()
+    trainer = fit(forgetful, batch, max_steps=4, callbacks=[stop], **ONE_VALIDATION)
+    assert trainer.global_step == 1
+    assert trainer.callback_metrics["val/token_accuracy_lost"] > 0.02
+
+
+def test_a_second_validation_counts_its_own_tokens_alone(make_module, trained, batch, validate):
+    """The first has found nothing lost."""
+    module = make_module(trained)
+    assert validate(module, batch)["val/token_accuracy_lost"] == 0
+    with torch.no_grad():
+        module.autoencoder.decoder.latent_projection.weight.mul_(-1)
+    again = validate(module, batch)
+    other = make_module(trained)
+    other.original_decoder = module.original_decoder
+    alone = validate(other, batch)
+    assert again["val/token_accuracy_lost"] > 0.02
+    for name in ("val/token_accuracy_lost", "val/token_accuracy"):
+        assert again[name] == pytest.approx(alone[name], abs=1e-6)
+
+
+def test_losses_of_a_validation_are_those_of_all_tokens(make_module, batch, validate):
+    """Nats a token: the short texts of a batch must not count as much as the long ones."""
+    few = {name: values[:8] for name, values in batch.items()}
+    module = make_module()
+    module.autoencoder.statistics.measure(3 * torch.randn(50, 8) + 1)
+    found = validate(module, few)  # batches of 5 and 3 rows
+    clean, predicted = [], []
+    for number, rows in enumerate((slice(5), slice(5, 8))):
+        part = {name: values[rows] for name, values in few.items()}
+        with torch.no_grad():
+            latents = module.latents(part, "input")
+            clean.append(module.decode(latents))
+            torch.manual_seed(number)
+            predicted.append(
+                module.decode(module.predict(latents, module.known_latents(part, latents)))
+            )
+    for name, logits in {"val/reconstruction": clean, "val/decoder_loss": predicted}.items():
+        expected = reconstruction_loss(torch.cat(logits), few).item()
+        assert found[name] == pytest.approx(expected, rel=1e-5)
 
 
 def test_shares_are_rows_of_their_kind(make_module, batch):
@@ -116,6 +169,20 @@ def test_shares_are_rows_of_their_kind(make_module, batch):
     assert torch.equal(seen[0][:8], module.latents(batch, "input")[:8])
     assert torch.allclose(seen[0][8:24], seen[1][8:24], atol=1e-5)
     assert not torch.allclose(seen[0][24:], seen[1][24:], atol=1e-2)
+
+
+def test_batches_of_one_row_are_of_all_kinds(make_module, batch):
+    """They once were never clean, as a half was rounded to none."""
+    module = make_module(clean_share=0.5, sampled_share=0.25, num_inference_steps=1)
+    kinds = []
+    module.sample = lambda noise, known: kinds.append("sampled") or noise
+    module.predict = lambda latents, known: kinds.append("predicted") or latents
+    row = {name: values[:1] for name, values in batch.items()}
+    with torch.no_grad():
+        for _ in range(200):
+            module.loss(row)
+    assert kinds.count("sampled") == pytest.approx(50, abs=25)  # a standard error of 6
+    assert kinds.count("predicted") == pytest.approx(50, abs=25)
 
 
 def test_a_sample_takes_the_steps_that_are_asked_for(make_module, batch):
@@ -151,6 +218,12 @@ def test_guidance_changes_predictions_and_rows_without_source_pass(make_module, 
     assert not torch.allclose(*found, atol=1e-2)
     texts = {name: batch[name] for name in ("input_ids", "attention_mask")}
     assert torch.isfinite(plain.loss(texts)["loss"])
+
+
+def test_rows_of_several_documents_are_refused(make_module, batch):
+    packed = batch | {"document_ids": torch.zeros(BATCH_SIZE, 3, dtype=torch.long)}
+    with pytest.raises(ValueError, match=r"`data\.init_args\.layout` must be rows"):
+        make_module().loss(packed)
 
 
 def test_original_decoder_is_that_of_the_autoencoder(make_module, batch):

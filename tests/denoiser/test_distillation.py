@@ -44,11 +44,12 @@ class Recorder(nn.Module):
 
     def __init__(self, denoiser):
         super().__init__()
-        self.denoiser, self.calls = denoiser, []
+        self.denoiser, self.calls, self.noisy_latents = denoiser, [], []
 
     def forward(self, noisy_latents, t, known_latents, known_mask, is_null, self_condition=None):
         inputs = (noisy_latents, t, known_latents, known_mask, is_null, self_condition)
         self.calls.append((t, self_condition))
+        self.noisy_latents.append(noisy_latents)
         return self.denoiser(*inputs)
 
 
@@ -115,6 +116,25 @@ def test_self_condition_of_the_student_is_its_own_prediction_one_coarse_step_bef
 
 
 @pytest.mark.parametrize(
+    ("objective", "is_same"),
+    [(ProgressiveDistillation([1], [4], 8), True), (ConsistencyDistillation(4, 8), False)],
+)
+def test_the_earlier_prediction_has_the_noise_that_the_sampler_would_have(
+    make_denoiser, rows, objective, is_same
+):
+    """The Euler scheduler keeps it; LCM noises each prediction anew."""
+    student = Recorder(make_denoiser())
+    objective.loss(student, Teacher(make_denoiser(), NOISE_SHIFT, 1.0), rows, 0, 0.5)
+    noises = []
+    for call in (0, -1):
+        t = student.calls[call][0][:8, None, None]
+        latents = rows.latents[:8]
+        noises.append((student.noisy_latents[call][:8] - (1 - t) * latents) / t)
+    assert torch.allclose(*noises, atol=1e-3) == is_same
+    assert noises[0].std() == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.parametrize(
     "objective", [ProgressiveDistillation([1], [4], teacher_steps=8), ConsistencyDistillation(4, 8)]
 )
 def test_a_student_whose_teacher_clamps_sees_its_own_predictions_clamped(
@@ -129,6 +149,20 @@ def test_a_student_whose_teacher_clamps_sees_its_own_predictions_clamped(
     given = self_condition[self_condition.abs().amax(dim=(1, 2)) > 0]
     assert 4 <= len(given) <= 8
     assert (given == 7).all()
+
+
+@pytest.mark.parametrize(
+    "objective", [ProgressiveDistillation([1], [4], teacher_steps=8), ConsistencyDistillation(4, 8)]
+)
+def test_a_single_row_sees_an_earlier_prediction_as_often_as_many(make_denoiser, rows, objective):
+    student, teacher = Recorder(make_denoiser()), Teacher(make_denoiser(), NOISE_SHIFT, 1.0)
+    num_first = 0
+    with torch.no_grad():
+        for _ in range(60):
+            objective.loss(student, teacher, rows.first(1), 0, 0.5)
+            num_first += student.calls[0][1] is None
+            student.calls.clear()
+    assert num_first == pytest.approx(30, abs=16)  # a standard error of 4
 
 
 def test_a_student_of_one_step_sees_no_self_condition(make_denoiser, rows):

@@ -1,3 +1,5 @@
+import json
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -5,6 +7,7 @@ import torch
 
 from denoiser import (
     ConsistencyDistillation,
+    EMAWithWarmup,
     FlowMapDistillation,
     LitDistillation,
     PretrainedDenoiser,
@@ -114,6 +117,12 @@ def test_student_comes_closer_to_its_teacher(make_module, batch, fit):
     assert error() < 0.7 * before
 
 
+def test_rows_of_several_documents_are_refused(make_module, batch):
+    packed = batch | {"document_ids": torch.zeros(16, 3, dtype=torch.long)}
+    with pytest.raises(ValueError, match=r"`data\.init_args\.layout` must be rows"):
+        make_module(ConsistencyDistillation(2, 8)).loss(packed)
+
+
 def test_rows_whose_condition_is_dropped_are_trained_as_those_without_a_source(make_module, batch):
     module = make_module(ConsistencyDistillation(2, 8))
     texts = {name: values for name, values in batch.items() if not name.startswith("source")}
@@ -182,6 +191,30 @@ def test_a_training_longer_than_its_rounds_is_refused(make_module, batch, fit):
         fit(module, batch, max_steps=3)
 
 
+@pytest.mark.parametrize(
+    "objective", [ProgressiveDistillation([3, 2], [4, 2], 8), ConsistencyDistillation(2, 8)]
+)
+def test_a_round_that_is_all_warm_up_is_refused(make_module, batch, fit, objective):
+    """Its learning rate would never fall; one step less is enough."""
+    steps = 5 if objective.round_steps else 2
+    message = (
+        "`warmup_steps` must be less than the steps of each .* the shortest of which has 2, got 2"
+    )
+    with pytest.raises(ValueError, match=message):
+        fit(make_module(objective, warmup_steps=2), batch, max_steps=steps)
+    fit(make_module(objective, warmup_steps=1), batch, max_steps=steps)
+
+
+def test_averaged_weights_are_refused_where_they_would_carry_a_round_into_the_next(
+    make_module, batch, fit
+):
+    """The first teacher would be in the average of the second one, too."""
+    module = make_module(ProgressiveDistillation([1, 1], [4, 2], 8))
+    with pytest.raises(ValueError, match=r"`denoiser\.EMAWithWarmup`.* would carry a round into"):
+        fit(module, batch, max_steps=2, callbacks=[EMAWithWarmup()])
+    fit(make_module(ConsistencyDistillation()), batch, max_steps=1, callbacks=[EMAWithWarmup()])
+
+
 def test_learning_rate_warms_up_and_falls_to_zero_in_each_round():
     rates = [round_learning_rate(step, [4, 6], 2) for step in range(11)]
     assert rates == [0, 0.5, 1, 0.5, 0, 0.5, 1, 0.75, 0.5, 0.25, 0]
@@ -202,3 +235,21 @@ def test_a_teacher_that_is_none_is_refused(pretrained_folder, tmp_path):
         PretrainedDenoiser(str(pretrained_folder / "denoiser"))
     with pytest.raises(ValueError, match="was trained with vocab_size=40, the data module has 41"):
         PretrainedDenoiser(str(pretrained_folder), vocab_size=41)
+
+
+@pytest.mark.parametrize(
+    ("trained", "given", "message"),
+    [
+        ("],", "", r"`source_separator` '\],', the corpus has null: set .*_separator` to '\],'"),
+        (None, "],", r"`source_separator` null, the corpus has '\],': set .*_separator` to null"),
+        ("],", ";", r"`source_separator` '\],', the corpus has ';'"),
+        ("],", "],", None),
+        (None, "", None),
+        ("],", None, None),  # nothing to compare with
+    ],
+)
+def test_a_teacher_of_other_fields_is_refused(pretrained_folder, trained, given, message):
+    index = pretrained_folder / "model_index.json"
+    index.write_text(json.dumps({"source_separator": trained}))
+    with nullcontext() if message is None else pytest.raises(ValueError, match=message):
+        PretrainedDenoiser(str(pretrained_folder), source_separator=given)

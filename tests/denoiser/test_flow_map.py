@@ -133,6 +133,20 @@ def test_self_condition_of_the_student_is_its_own_step_to_where_it_stands():
     assert torch.equal(of_student.any(dim=2)[:, 0], (t < 1) & (torch.arange(16) < 8))
 
 
+def test_a_single_row_sees_an_earlier_prediction_as_often_as_many():
+    firsts = []
+
+    class Recorder(ExactFlowMap):
+        def forward(self, noisy_latents, t, *others, next_t=None):
+            firsts.append(others[-1] is None)
+            return super().forward(noisy_latents, t, *others, next_t=next_t)
+
+    teacher = Teacher(ExactDenoiser(), NOISE_SHIFT, 1.0)
+    for _ in range(200):
+        FlowMapDistillation(2, 8).loss(Recorder(), teacher, gaussian_rows(1), 0, 0.5)
+    assert sum(firsts) == pytest.approx(100, abs=28)  # a standard error of 7
+
+
 @pytest.fixture
 def student_of(make_denoiser):
     teacher = make_denoiser(latent_dim=2).eval()

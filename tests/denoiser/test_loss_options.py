@@ -286,6 +286,7 @@ def test_what_is_guided_in_training_is_not_guided_again(make_lit_denoiser, batch
         ({"consistency_weight": -1.0}, "`consistency_weight` must be at least 0, got -1.0"),
         ({"consistency_steps": 1}, "`consistency_steps` must be at least 2, got 1"),
         ({"consistency_warmup_steps": -1}, "`consistency_warmup_steps` must be at least 0"),
+        ({"consistency_warmup_steps": 60}, "`consistency_warmup_steps` has no effect at `consist"),
         ({"decoder_weight": -0.1}, "`decoder_weight` must be at least 0, got -0.1"),
     ],
 )

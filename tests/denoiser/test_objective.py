@@ -105,7 +105,16 @@ def test_no_gradient_flows_through_the_self_condition(make_loss):
     assert not second["self_condition"].requires_grad
 
 
-@pytest.mark.parametrize(("prob", "num_calls"), [(0.0, 1), (0.01, 1), (1.0, 2)])
+def test_rows_of_single_ones_see_their_own_prediction_as_often_as_those_of_many(make_loss):
+    """A half of one row was once none."""
+    recorder = Recorder(torch.zeros_like)
+    for _ in range(200):
+        make_loss(recorder, latents=torch.randn(1, 1, 8), self_condition_prob=0.5)
+    num_first = sum(call["self_condition"] is None for call in recorder.calls)
+    assert num_first == pytest.approx(100, abs=28)  # a standard error of 7
+
+
+@pytest.mark.parametrize(("prob", "num_calls"), [(0.0, 1), (1.0, 2)])
 def test_the_first_prediction_is_made_only_where_it_is_seen(make_loss, prob, num_calls):
     recorder = Recorder(torch.zeros_like)
     make_loss(recorder, self_condition_prob=prob)

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from autoencoder import TextAutoencoder
+from autoencoder.training import reconstruction_loss
 from denoiser import LatentDenoiser, LossOptions, PretrainedDenoiser
-
-BINS = ("0.00_to_0.25", "0.25_to_0.50", "0.50_to_0.75", "0.75_to_1.00")
+from denoiser.time_bins import BINS, errors_by_time, means_by_time
 
 
 @pytest.fixture
@@ -21,8 +21,16 @@ def batch(make_texts):
 
 
 @pytest.fixture
-def module(make_lit_denoiser):
-    return make_lit_denoiser(active=True)
+def module(make_lit_denoiser, batch):
+    """With measured statistics: at mean 0 and deviation 1 standardizing would change nothing."""
+    module = make_lit_denoiser(active=True)
+    measure(module, batch)
+    return module
+
+
+def measure(module, batch):
+    latents = module.autoencoder.encode(batch["input_ids"], batch["attention_mask"])
+    module.autoencoder.statistics.measure(latents.flatten(0, 1))
 
 
 def without_source(batch):
@@ -87,8 +95,7 @@ def test_a_trained_denoiser_beside_another_autoencoder_is_refused(
 
 def test_loss_halves_in_200_steps(make_lit_denoiser, batch, fit, validate):
     module = make_lit_denoiser(noise_shift=1.0)
-    encoded = module.autoencoder.encode(batch["input_ids"], batch["attention_mask"])
-    module.autoencoder.statistics.measure(encoded.flatten(0, 1))
+    measure(module, batch)
     many = {name: values.repeat(4, *[1] * (values.ndim - 1)) for name, values in batch.items()}
     before = validate(module, many)["val/loss"]
     fit(module, many, max_steps=200, batch_size=32)
@@ -102,8 +109,7 @@ def test_a_velocity_is_learned_too(make_lit_denoiser, batch, fit, validate):
     module = make_lit_denoiser(
         denoiser=denoiser, noise_shift=1.0, loss_options=LossOptions("velocity")
     )
-    encoded = module.autoencoder.encode(batch["input_ids"], batch["attention_mask"])
-    module.autoencoder.statistics.measure(encoded.flatten(0, 1))
+    measure(module, batch)
     many = {name: values.repeat(4, *[1] * (values.ndim - 1)) for name, values in batch.items()}
     before = validate(module, many)["val/loss"]
     fit(module, many, max_steps=100, batch_size=32)
@@ -128,12 +134,19 @@ def test_two_short_trainings_with_one_seed_give_equal_parameters(make_lit_denois
 
 
 def test_latents_are_standardized(module, batch):
-    encoded = module.autoencoder.encode(batch["input_ids"], batch["attention_mask"])
-    module.autoencoder.statistics.measure(encoded.flatten(0, 1))
     latents = module.latents(batch, "input").flatten(0, 1)
     assert torch.allclose(latents.mean(0), torch.zeros(8), atol=1e-4)
     assert torch.allclose(latents.std(0), torch.ones(8), atol=1e-4)
     assert not latents.requires_grad
+
+
+@pytest.mark.parametrize("cache_latents", [False, True])
+def test_rows_of_several_documents_are_refused(make_lit_denoiser, batch, fit, cache_latents):
+    """Each row would be encoded as one text, its sources among them."""
+    packed = without_source(batch) | {"document_ids": torch.zeros(8, 3, dtype=torch.long)}
+    module = make_lit_denoiser(cache_latents=cache_latents)
+    with pytest.raises(ValueError, match=r"`data\.init_args\.layout` must be rows, .* got packed"):
+        fit(module, packed, max_steps=2)
 
 
 def loss_with(module, batch):
@@ -181,12 +194,43 @@ def test_validation_averages_over_rows_and_splits_by_time(module, batch, validat
     errors, times = torch.cat(errors), torch.cat(times)
     assert metrics["val/loss"] == pytest.approx(errors.mean().item(), rel=1e-5)
     for low, name in zip((0, 0.25, 0.5, 0.75), BINS, strict=True):
-        inside = (times >= low) & (times < low + 0.25)
-        if inside.any():
-            expected = pytest.approx(errors[inside].mean().item(), rel=1e-5)
-            assert metrics[f"val/loss_t_{name}"] == expected
-        else:
-            assert f"val/loss_t_{name}" not in metrics
+        expected = errors[(times >= low) & (times < low + 0.25)].mean().item()
+        assert metrics[f"val/loss_t_{name}"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_bin_of_time_without_rows_in_a_batch_counts_for_no_more_than_its_rows(
+    module, batch, validate, monkeypatch
+):
+    """It was logged as a mean of no rows, NaN."""
+    times = {5: torch.tensor([0.3, 0.3, 0.3, 0.8, 1.0]), 3: torch.tensor([0.6, 0.3, 0.6])}
+    monkeypatch.setattr("denoiser.objective.sample_time", lambda num_rows, *_: times[num_rows])
+    errors = []
+    for number, rows in enumerate((slice(5), slice(5, 8))):
+        torch.manual_seed(number)
+        with torch.no_grad():
+            losses = module.loss({name: values[rows] for name, values in batch.items()})
+        errors.append(losses["row_error"])
+    expected = means_by_time(errors_by_time(torch.cat([times[5], times[3]]), torch.cat(errors)))
+    assert set(expected) == set(BINS[1:])
+    flipped = {name: values.flip(0) for name, values in batch.items()}
+    before, metrics = (validate(module, rows) for rows in (flipped, batch))
+    assert before != metrics  # and yet the second validation begins anew
+    found = {name: value for name, value in metrics.items() if "loss_t_" in name}
+    means = {f"val/loss_t_{name}": mean.item() for name, mean in expected.items()}
+    assert found == pytest.approx(means, rel=1e-5)
+
+
+def test_the_decoder_loss_is_that_of_all_tokens(module, batch, validate):
+    """Nats a token: the short texts of a batch must not count as much as the long ones."""
+    found = validate(module, batch)["val/decoder_loss"]  # batches of 5 and 3 rows
+    logits = []
+    for number, rows in enumerate((slice(5), slice(5, 8))):
+        torch.manual_seed(number)
+        with torch.no_grad():
+            losses = module.loss({name: values[rows] for name, values in batch.items()})
+            latents = module.autoencoder.statistics.unstandardize(losses["pred_latents"])
+            logits.append(module.autoencoder.decode(latents))
+    assert found == pytest.approx(reconstruction_loss(torch.cat(logits), batch).item(), rel=1e-5)
 
 
 def test_validation_is_the_same_every_time(module, batch, validate):

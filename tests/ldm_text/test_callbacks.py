@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from denoiser import LitDecoderAdaptation, LossOptions
 from denoiser.training import LitDenoiser
 from ldm_text.callbacks import LogTexts, decode_rows, markdown_table
 
@@ -34,19 +35,23 @@ def row_batch(toy_tokenizer):
 
 
 @pytest.fixture
-def generate_texts(pipeline, toy_tokenizer, row_batch):
+def datamodule(toy_tokenizer):
+    return SimpleNamespace(
+        tokenizer=toy_tokenizer,
+        max_length_tokens=16,
+        max_source_length_tokens=24,
+        corpus=SimpleNamespace(source_separator=None),
+    )
+
+
+@pytest.fixture
+def generate_texts(pipeline, datamodule, row_batch):
     """Let the callback generate for the rows; return its table and what was logged."""
     logged = {}
     module = LitDenoiser(
         lambda latent_dim: pipeline.denoiser, pipeline.autoencoder, optimizer=torch.optim.AdamW
     )
     module.log = lambda name, value, **_: logged.update({name: value})
-    datamodule = SimpleNamespace(
-        tokenizer=toy_tokenizer,
-        max_length_tokens=16,
-        max_source_length_tokens=24,
-        corpus=SimpleNamespace(source_separator=None),
-    )
 
     def run(batch=row_batch, **options):
         callback = LogTexts(num_inference_steps=2, **options)
@@ -76,3 +81,26 @@ def test_texts_are_the_same_at_each_validation_and_only_some_are_shown(generate_
     first, again = (generate_texts(num_shown=1)[0] for _ in range(2))
     assert first == again
     assert len(first) == 3
+
+
+@pytest.mark.parametrize(
+    ("weight", "given", "scale"), [(0.0, None, 3.0), (0.5, None, 1.0), (0.5, 2.0, 2.0)]
+)
+def test_a_denoiser_is_sampled_as_its_export_is(pipeline, datamodule, weight, given, scale):
+    """One that has guidance folded in was once guided again."""
+    module = LitDenoiser(
+        lambda latent_dim: pipeline.denoiser,
+        pipeline.autoencoder,
+        optimizer=torch.optim.AdamW,
+        loss_options=LossOptions(guidance_weight=weight),
+    )
+    sampled = LogTexts(guidance_scale=given).pipeline_of(module, datamodule)
+    assert sampled.default_guidance_scale == scale
+
+
+def test_an_adapted_decoder_is_sampled_with_the_guidance_of_its_training(pipeline, datamodule):
+    pretrained = SimpleNamespace(
+        denoiser=pipeline.denoiser, autoencoder=pipeline.autoencoder, noise_shift=4.0
+    )
+    module = LitDecoderAdaptation(pretrained, torch.optim.AdamW, guidance_scale=1.5)
+    assert LogTexts().pipeline_of(module, datamodule).default_guidance_scale == 1.5

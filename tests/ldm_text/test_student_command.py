@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from denoiser import PretrainedDenoiser
 from ldm_text.loading import load_pipeline
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "distillation"
@@ -167,8 +168,34 @@ def test_an_adapted_decoder_takes_the_place_of_the_old_one_and_nothing_else_chan
             assert torch.equal(value, after[name]) != name.startswith("decoder."), name
 
 
+def test_a_checkpoint_of_a_student_or_an_adapted_decoder_is_to_be_exported_first(fit, tmp_path):
+    student = fit("e2e.yaml", "teacher", *ROUNDS, *steps(1))
+    code, error = fit("e2e_decoder.yaml", "pretrained", *steps(1), fails=True, path=student)
+    assert code == 2
+    message = (
+        f"`{student}` is a checkpoint of a student (LitDistillation): write it to a folder with"
+    )
+    assert message in error
+    with pytest.raises(ValueError, match=r"with `ldm-text export --ckpt_path .* --output FOLDER`"):
+        PretrainedDenoiser(str(student))
+
+    content = torch.load(student, weights_only=True)
+    del content["hyper_parameters"]["teacher"]
+    torch.save(content, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match=r"other\.ckpt` is no checkpoint of a denoiser: .* Name"):
+        PretrainedDenoiser(str(tmp_path / "other.ckpt"))
+
+    student.unlink()
+    options = ["--model.init_args.max_accuracy_loss=1.0", *steps(1)]
+    adapted = fit("e2e_decoder.yaml", "pretrained", *options)
+    with pytest.raises(ValueError, match=r"of an adapted decoder \(LitDecoderAdaptation\): write"):
+        PretrainedDenoiser(str(adapted))
+
+
 def test_a_teacher_of_other_data_is_refused_in_one_line(fit, pipeline_folder, tmp_path):
+    separator = ["--data.init_args.corpus.init_args.source_separator=],"]
     for path, options, message in (
+        (pipeline_folder, separator, "with `source_separator` null, the corpus has '],'"),
         (pipeline_folder, ["--data.init_args.tokens_per_latent=2"], "tokens_per_latent=4"),
         (tmp_path / "nothing", [], "No denoiser at"),
         (pipeline_folder, [*ROUNDS, *steps(5)], "`trainer.max_steps` must be at most 4"),
@@ -177,3 +204,19 @@ def test_a_teacher_of_other_data_is_refused_in_one_line(fit, pipeline_folder, tm
         assert code == 2
         assert message in error
         assert error.strip().splitlines()[-1].startswith("ldm-text: error: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("e2e.yaml", "teacher"), ("e2e_decoder.yaml", "pretrained")]
+)
+def test_the_separator_of_the_corpus_is_compared_with_that_of_the_folder(
+    fit, pipeline_folder, name, part
+):
+    index = pipeline_folder / "model_index.json"
+    content = json.loads(index.read_text())
+    assert content["source_separator"] is None
+    index.write_text(json.dumps(content | {"source_separator": "],"}))
+    options = [*(ROUNDS if part == "teacher" else []), *steps(1)]
+    code, error = fit(name, part, *options, fails=True)
+    assert code == 2
+    assert "was trained with `source_separator` '],', the corpus has null" in error

@@ -4,7 +4,6 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 
-from denoiser.objective import errors_by_time
 from ldm_text.training_health import LogTrainingHealth
 
 
@@ -52,15 +51,3 @@ def test_gradients_are_measured_before_they_are_clipped(logged, make_lit_autoenc
     clipped = logged(make_lit_autoencoder(), batch, gradient_clip_val=1e-9)
     first = [next(row for row in rows if "train/grad_norm" in row) for rows in (free, clipped)]
     assert all(row["train/grad_norm"] > 1e-3 for row in first)
-
-
-def test_errors_are_summed_and_counted_in_their_bin():
-    t = torch.tensor([0.0, 0.24, 0.25, 0.99])
-    bins = errors_by_time(t, torch.tensor([1.0, 2.0, 4.0, 8.0]))
-    assert [(float(total), int(count)) for total, count in bins.values()] == [
-        (3.0, 2),
-        (4.0, 1),
-        (0.0, 0),
-        (8.0, 1),
-    ]
-    assert list(bins)[1] == "loss_t_0.25_to_0.50"

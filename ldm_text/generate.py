@@ -11,7 +11,7 @@ from ldm_text.batch.texts import TextWorkOptions
 from ldm_text.batch.work import Record
 from ldm_text.control.options import ControlOptions
 from ldm_text.control.work import ControlledWorkOptions
-from ldm_text.generated_rows import Sampling, TextSettings
+from ldm_text.generated_rows import Sampling, TextSettings, check_seed
 from ldm_text.pipeline import LatentTextPipeline
 from ldm_text.precision import Precision
 
@@ -101,6 +101,11 @@ def generate(  # noqa: PLR0913 (the signature is the command line)
         batch_size if compile else None,
     )
     if control is not None:
+        if control.trace is not None and (devices * num_nodes > 1 or ray_workers is not None):
+            raise ValueError(
+                "`--control.trace` shows one text, the first that is written: leave `--devices`, "
+                "`--num_nodes` and `--ray_workers` out."
+            )
         work_options = ControlledWorkOptions(work_options, control)
     if ray_workers is not None:
         if devices * num_nodes > 1:
@@ -123,19 +128,19 @@ def generate(  # noqa: PLR0913 (the signature is the command line)
 
 
 def check_numbers(seed: int, **counts: int) -> None:
-    """Refuse a seed or a count that is too small.
+    """Refuse a seed that is out of range, or a count that is too small.
 
     Args:
-        seed: The seed, 0 or larger.
+        seed: The seed, see ``row_generator``.
         counts: Numbers of things, 1 or larger, by the names of their options.
 
     Raises:
-        ValueError: If one is smaller.
+        ValueError: If one is such a one.
     """
-    for name, value in {"seed": seed, **counts}.items():
-        least = 0 if name == "seed" else 1
-        if value < least:
-            raise ValueError(f"`--{name}` must be at least {least}, got {value}.")
+    check_seed("--seed", seed)
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"`--{name}` must be at least 1, got {value}.")
 
 
 def print_texts(records: list[Record]) -> None:

@@ -27,8 +27,29 @@ class GeneratedRow:
     guidance_scale: float | None  # None where there is no guidance
 
 
+def check_seed(name: str, seed: int) -> None:
+    """Refuse seeds of more than 32 bits: they would have the noise of small ones at other rows.
+
+    Args:
+        name: What the user calls it.
+        seed: The seed.
+
+    Raises:
+        ValueError: If it has more, or is negative.
+    """
+    if seed < 0:
+        raise ValueError(f"`{name}` must be at least 0, got {seed}.")
+    if seed >= 2**32:
+        raise ValueError(f"`{name}` must be below {2**32} (2**32), got {seed}.")
+
+
 def row_generator(seed: int, row: int, sample: int, device: torch.device) -> torch.Generator:
-    """Make the source of noise of one sample of one row: it depends on nothing else."""
+    """Make the source of noise of one sample of one row: it depends on nothing else.
+
+    Raises:
+        ValueError: If the seed is not in [0, 2**32).
+    """
+    check_seed("seed", seed)
     state = np.random.SeedSequence([seed, row, sample]).generate_state(2, np.uint32)
     return torch.Generator(device).manual_seed(int(state[0]) << 32 | int(state[1]))
 
@@ -40,7 +61,7 @@ class TextSettings:
     Attributes:
         num_inference_steps: Steps of the sampler; ``None`` takes the pipeline's own number.
         guidance_scale: Weight of guidance; ``None`` takes the pipeline's own.
-        seed: Seed of the noise, 0 or larger.
+        seed: Seed of the noise, in [0, 2**32).
         truncate: Cut sources that are too long.
         sampling: Further options by name, those of the pipeline's ``sampler_options``.
         precision: Type the networks compute in.

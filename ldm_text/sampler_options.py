@@ -30,7 +30,9 @@ NUMBERS = {
     "guidance_scale": Numbers("a finite number", math.isfinite),
     "self_correction": Numbers("between 0 and below 1", lambda value: 0 <= value < 1),
     "stop_confidence": SHARE,
-    "temperature": POSITIVE_OR_ZERO,
+    "temperature": Numbers(
+        "0 or larger and finite", lambda value: value >= 0 and math.isfinite(value)
+    ),
     "top_p": Numbers("larger than 0 and at most 1", lambda value: 0 < value <= 1),
 }
 

@@ -4,14 +4,19 @@ BD3-LM (Arriola et al. 2025, arXiv:2503.09573). Blocks of one token are the auto
 one block of the whole text is masked diffusion.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from ldm_text.baselines.block_sampling import BlockReader, BlockSamplerName, sample_blocks
+from ldm_text.baselines.block_sampling import (
+    BlockReader,
+    BlockSamplerName,
+    block_steps,
+    sample_blocks,
+)
 from ldm_text.baselines.diffusion import sample_time
 from ldm_text.baselines.masked import stratified_counts
 from ldm_text.baselines.masked_samplers import ranks
@@ -235,6 +240,17 @@ class BlockDiffusionModel(TokenModel):
     ) -> Tensor:
         """Estimate an upper bound of ``-log p(text | source)`` of each row, see the draws."""
         return self.likelihood_draws(batch, num_draws, generator).mean(dim=1)
+
+    def check_sampling(
+        self,
+        num_tokens: int,
+        num_inference_steps: int | None = None,
+        sampler: BlockSamplerName = "ancestral",
+        **options: Any,
+    ) -> None:
+        """Refuse what the sampler cannot do; see ``TokenModel``."""
+        num_blocks = self.count_blocks(num_tokens)
+        block_steps(sampler, num_blocks, self.config.block_length, num_inference_steps)
 
     @torch.no_grad()
     def generate_ids(

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoencoder.transformer import KeyValueCache
-from ldm_text.baselines.diffusion import check_num_inference_steps, guide
-from ldm_text.baselines.masked_samplers import equal_quotas, run_sampler
+from ldm_text.baselines.diffusion import guide
+from ldm_text.baselines.masked_samplers import check_sampler, equal_quotas, run_sampler
 from ldm_text.baselines.network import SOURCE, TEXT
 from ldm_text.baselines.sequences import TokenBatch
 from ldm_text.baselines.token_predictor import TokenPredictor
@@ -126,6 +126,37 @@ class BlockReader:
         return ids, (ids == config.pad_token_id).any(dim=1)
 
 
+def block_steps(
+    sampler: BlockSamplerName,
+    num_blocks: int,
+    block_length: int,
+    num_inference_steps: int | None,
+) -> list[int]:
+    """Share the steps out among the blocks.
+
+    Args:
+        sampler: Rule by which the tokens of a block are revealed.
+        num_blocks: Most blocks of a text.
+        block_length: Tokens of a block.
+        num_inference_steps: Steps of all blocks together; ``None`` takes one for each token.
+
+    Raises:
+        ValueError: If there is no such sampler, or it cannot take so many steps, or there are fewer
+            than blocks.
+    """
+    if sampler not in get_args(BlockSamplerName):
+        names = ", ".join(get_args(BlockSamplerName))
+        raise ValueError(f"`sampler` must be one of {names}, got {sampler!r}.")
+    # Shared evenly, they are too many for a block exactly where they are for the whole text.
+    num_steps = check_sampler(sampler, num_blocks * block_length, num_inference_steps)
+    if num_steps < num_blocks:
+        raise ValueError(
+            f"`num_inference_steps` must be at least the number of blocks, {num_blocks}, got "
+            f"{num_inference_steps}."
+        )
+    return equal_quotas(num_steps, num_blocks)
+
+
 def sample_blocks(
     sampler: BlockSamplerName,
     reader: BlockReader,
@@ -147,23 +178,13 @@ def sample_blocks(
         those behind the end of a text.
 
     Raises:
-        ValueError: If there is no such sampler, or there are fewer steps than blocks.
+        ValueError: If there is no such sampler, or it cannot take so many steps.
     """
-    if sampler not in get_args(BlockSamplerName):
-        names = ", ".join(get_args(BlockSamplerName))
-        raise ValueError(f"`sampler` must be one of {names}, got {sampler!r}.")
     config, source_ids = reader.model.config, reader.batch.source_ids
-    num_steps = check_num_inference_steps(
-        num_inference_steps, default=num_blocks * config.block_length
-    )
-    if num_steps < num_blocks:
-        raise ValueError(
-            f"`num_inference_steps` must be at least the number of blocks, {num_blocks}, got "
-            f"{num_inference_steps}."
-        )
+    quotas = block_steps(sampler, num_blocks, config.block_length, num_inference_steps)
     ended = torch.zeros(reader.num_rows, dtype=torch.bool, device=source_ids.device)
     blocks: list[Tensor] = []
-    for steps in equal_quotas(num_steps, num_blocks):
+    for steps in quotas:
         if blocks:
             reader.read(blocks[-1])
         masked, ends_here = reader.next_block()

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -152,6 +152,12 @@ class D3PMAbsorbingModel(TimeAveragedModel):
         nats = self.cross_entropies(batch, noisy_ids, t)
         visible = nats.masked_fill(noisy_ids == config.mask_token_id, 0).sum(dim=1)
         return replace(estimate, nats=estimate.nats + visible)
+
+    def check_sampling(
+        self, num_tokens: int, num_inference_steps: int | None = None, **options: Any
+    ) -> None:
+        """Refuse more steps than the model has; see ``TokenModel``."""
+        sampling_times(num_inference_steps, num_tokens, self.config.num_train_steps)
 
     def generate_ids(
         self,

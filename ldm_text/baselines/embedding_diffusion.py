@@ -5,7 +5,7 @@ and ``D`` channels of an embedding.
 """
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,11 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from ldm_text.baselines.diffusion import check_num_inference_steps, sample_time
-from ldm_text.baselines.embedding_sampling import EmbeddingSamplerName, sample_embeddings
+from ldm_text.baselines.embedding_sampling import (
+    EmbeddingSamplerName,
+    sample_embeddings,
+    spaced_timesteps,
+)
 from ldm_text.baselines.embedding_schedule import (
     add_noise,
     sqrt_alphas_cumprod,
@@ -265,6 +269,13 @@ class EmbeddingDiffusionModel(TokenModel):
         predicted = self.predict_embeddings(batch, noised(timesteps), timesteps)
         error = (predicted - clean).double().square().sum(dim=(1, 2))
         return (prior + reconstruction + weights * error).float()
+
+    def check_sampling(
+        self, num_tokens: int, num_inference_steps: int | None = None, **options: Any
+    ) -> None:
+        """Refuse more steps than the model has; see ``TokenModel``."""
+        if num_inference_steps is not None:
+            spaced_timesteps(self.config.num_train_timesteps, num_inference_steps)
 
     def generate_ids(
         self,

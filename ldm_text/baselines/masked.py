@@ -5,7 +5,7 @@ At time ``t`` each token is masked with probability ``t``, exactly 0 at the data
 so the bound has neither a reconstruction nor a prior term.
 """
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from ldm_text.baselines.diffusion import TokenDiffusionModel, sample_time
-from ldm_text.baselines.masked_samplers import SamplerName, ranks, run_sampler
+from ldm_text.baselines.masked_samplers import SamplerName, check_sampler, ranks, run_sampler
 from ldm_text.baselines.network import TokenTransformer
 from ldm_text.baselines.sampling import uniform
 from ldm_text.baselines.sequences import TokenBatch
@@ -146,6 +146,18 @@ class MaskedDiffusionModel(TokenDiffusionModel):
             num_draws: How many estimates are averaged, see ``likelihood_draws``.
         """
         return self.likelihood_draws(batch, num_draws, generator).mean(dim=1)
+
+    def check_sampling(
+        self,
+        num_tokens: int,
+        num_inference_steps: int | None = None,
+        sampler: SamplerName = "ancestral",
+        **options: Any,
+    ) -> None:
+        """Refuse what the sampler cannot do, or takes no notice of; see ``TokenModel``."""
+        own = ("block_length", "eta", "entropy_bound")
+        given = {name: value for name, value in options.items() if name in own}
+        check_sampler(sampler, num_tokens, num_inference_steps, **given)
 
     def generate_ids(
         self,

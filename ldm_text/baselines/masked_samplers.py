@@ -17,6 +17,11 @@ from torch import Tensor
 
 from ldm_text.baselines.diffusion import check_num_inference_steps
 from ldm_text.baselines.remasking import ancestral, remdm_cap, remdm_rescale
+from ldm_text.baselines.sampler_calls import (
+    check_at_most_one_call_a_token,
+    check_blocks,
+    check_one_call_a_token,
+)
 from ldm_text.baselines.token_predictor import TokenPredictor
 from ldm_text.sampler_options import check_number
 
@@ -56,22 +61,8 @@ def ranks(values: Tensor) -> Tensor:
     return values.argsort(dim=1, stable=True).argsort(dim=1)
 
 
-def check_at_most_one_call_a_token(num_inference_steps: int, num_tokens: int) -> None:
-    """Refuse more calls than there are tokens.
-
-    Raises:
-        ValueError: If there would be calls that reveal nothing.
-    """
-    if num_inference_steps > num_tokens:
-        raise ValueError(
-            "`num_inference_steps` must be at most the number of tokens of a text with this "
-            f"sampler, {num_tokens}, got {num_inference_steps}."
-        )
-
-
 def random_order(predictor: TokenPredictor, ids: Tensor, num_inference_steps: int) -> Tensor:
     """Reveal equally many tokens at each call, in random order."""
-    check_at_most_one_call_a_token(num_inference_steps, ids.shape[1])
     is_masked = ids == predictor.mask_token_id
     rank = ranks(predictor.uniform(ids).masked_fill(~is_masked, torch.inf))
     bounds = shared_bounds(is_masked.sum(dim=1), num_inference_steps)
@@ -87,15 +78,7 @@ def first_hitting(predictor: TokenPredictor, ids: Tensor, num_inference_steps: i
     Zheng et al. (2024, arXiv:2409.02908) draw the time at which the next of ``n`` masked tokens is
     revealed, ``t * u**(1 / n)``, and take any of them. The network does not see the time, so what
     is left of it is the random order.
-
-    Raises:
-        ValueError: If the number of calls is not that of the tokens.
     """
-    if num_inference_steps != ids.shape[1]:
-        raise ValueError(
-            "`num_inference_steps` has no effect with the sampler 'first_hitting': there is a call "
-            f"for each of the {ids.shape[1]} tokens. Leave it out, got {num_inference_steps}."
-        )
     return random_order(predictor, ids, num_inference_steps)
 
 
@@ -113,24 +96,10 @@ def confidence(
     It seeks likely texts and does not draw from the model. diffusers' ``BlockRefinementScheduler``
     does the same in float32, with one source of randomness for all rows and with confidences
     after temperature.
-
-    Raises:
-        ValueError: If blocks or calls do not divide evenly.
     """
     num_tokens = ids.shape[1]
-    check_at_most_one_call_a_token(num_inference_steps, num_tokens)
     block_length = num_tokens if block_length is None else block_length
-    if block_length < 1 or num_tokens % block_length:
-        raise ValueError(
-            f"`block_length` must divide the number of tokens of a text, {num_tokens}, got "
-            f"{block_length}."
-        )
     num_blocks = num_tokens // block_length
-    if num_inference_steps % num_blocks:
-        raise ValueError(
-            f"`num_inference_steps` must be a multiple of the number of blocks, {num_blocks}, got "
-            f"{num_inference_steps}."
-        )
     block = torch.arange(num_tokens, device=ids.device) // block_length
     for index in range(num_blocks):
         num_open = ((ids == predictor.mask_token_id) & (block == index)).sum(dim=1)
@@ -157,12 +126,7 @@ def bounded_entropy(
     calls, and each call reveals at least what it takes to keep it. diffusers'
     ``EntropyBoundScheduler`` has the same rule for random tokens in place of masked ones, and no
     tokens that stay.
-
-    Raises:
-        ValueError: If the bound is negative.
     """
-    check_at_most_one_call_a_token(num_inference_steps, ids.shape[1])
-    check_number("entropy_bound", entropy_bound)
     rank = torch.arange(ids.shape[1], device=ids.device)
     for calls_left in range(num_inference_steps, 0, -1):
         is_masked = ids == predictor.mask_token_id
@@ -182,21 +146,62 @@ def bounded_entropy(
 
 
 class Sampler(NamedTuple):
-    """A sampler and the name of the option that it alone takes."""
+    """A sampler, the name of the option that it alone takes, and what it asks of the steps."""
 
     run: Callable[..., Tensor]
     option: str | None = None
+    check: Callable[..., None] | None = None
 
 
 SAMPLERS: dict[SamplerName, Sampler] = {
     "ancestral": Sampler(ancestral),
-    "first_hitting": Sampler(first_hitting),
-    "random": Sampler(random_order),
-    "confidence": Sampler(confidence, "block_length"),
-    "entropy_bound": Sampler(bounded_entropy, "entropy_bound"),
+    "first_hitting": Sampler(first_hitting, check=check_one_call_a_token),
+    "random": Sampler(random_order, check=check_at_most_one_call_a_token),
+    "confidence": Sampler(confidence, "block_length", check_blocks),
+    "entropy_bound": Sampler(bounded_entropy, "entropy_bound", check_at_most_one_call_a_token),
     "remdm_cap": Sampler(remdm_cap, "eta"),
     "remdm_rescale": Sampler(remdm_rescale, "eta"),
 }
+
+
+def check_sampler(
+    name: SamplerName,
+    num_tokens: int,
+    num_inference_steps: int | None,
+    **options: float | None,
+) -> int:
+    """Refuse what a sampler cannot do.
+
+    Args:
+        name: Which sampler.
+        num_tokens: Length of the texts.
+        num_inference_steps: Steps; ``None`` takes one for each token.
+        options: Options of single samplers; ``None`` is one that was not given.
+
+    Returns:
+        The number of steps.
+
+    Raises:
+        ValueError: If there is no such sampler, or an option is out of range or has no effect.
+    """
+    if name not in SAMPLERS:
+        raise ValueError(f"`sampler` must be one of {', '.join(SAMPLERS)}, got {name!r}.")
+    sampler, given = SAMPLERS[name], given_options(options)
+    for option, value in given.items():
+        if option != sampler.option:
+            raise ValueError(
+                f"`{option}` has no effect with the sampler {name!r}. Leave it out, got {value}."
+            )
+        check_number(option, value)
+    num_steps = check_num_inference_steps(num_inference_steps, default=num_tokens)
+    if sampler.check is not None:
+        sampler.check(num_tokens, num_steps, **given)
+    return num_steps
+
+
+def given_options(options: dict[str, float | None]) -> dict[str, float]:
+    """Leave out the options that were not given."""
+    return {option: value for option, value in options.items() if value is not None}
 
 
 def run_sampler(
@@ -206,26 +211,17 @@ def run_sampler(
     num_inference_steps: int | None,
     **options: float | None,
 ) -> Tensor:
-    """Reveal the tokens of masked texts ``(B, S)``.
+    """Reveal the tokens of masked texts ``(B, S)``; arguments are those of ``check_sampler``.
 
     Args:
         name: Which sampler.
         predictor: What predicts tokens and draws them.
         ids: Texts of mask tokens, and of tokens that are known.
-        num_inference_steps: Steps; ``None`` takes one for each token.
-        options: Options of single samplers; ``None`` is one that was not given.
+        num_inference_steps: Steps.
+        options: Options of single samplers.
 
     Raises:
         ValueError: If there is no such sampler, or an option is out of range or has no effect.
     """
-    if name not in SAMPLERS:
-        raise ValueError(f"`sampler` must be one of {', '.join(SAMPLERS)}, got {name!r}.")
-    sampler = SAMPLERS[name]
-    given = {option: value for option, value in options.items() if value is not None}
-    for option, value in given.items():
-        if option != sampler.option:
-            raise ValueError(
-                f"`{option}` has no effect with the sampler {name!r}. Leave it out, got {value}."
-            )
-    num_steps = check_num_inference_steps(num_inference_steps, default=ids.shape[1])
-    return sampler.run(predictor, ids, num_steps, **given)
+    num_steps = check_sampler(name, ids.shape[1], num_inference_steps, **options)
+    return SAMPLERS[name].run(predictor, ids, num_steps, **given_options(options))

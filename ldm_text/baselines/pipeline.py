@@ -137,6 +137,7 @@ class TokenPipeline(DiffusionPipeline):
         options = {name: value for name, value in options.items() if value is not None}
         for name, value in options.items():
             self.check_option(name, value)
+        self.token_model.check_sampling(self.config.max_length_tokens, **options)
         return options
 
     def check_option(self, name: str, value: Any) -> None:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ldm_text.baselines.token_predictor import TokenPredictor
-from ldm_text.sampler_options import check_number
 
 
 def remask(
@@ -56,7 +55,6 @@ def remdm_cap(
     predictor: TokenPredictor, ids: Tensor, num_inference_steps: int, eta: float = 0.02
 ) -> Tensor:
     """Mask a visible token again with probability ``eta`` or what is possible, if that is less."""
-    check_number("eta", eta)
     return remask(predictor, ids, num_inference_steps, lambda largest: min(eta, largest))
 
 
@@ -64,5 +62,4 @@ def remdm_rescale(
     predictor: TokenPredictor, ids: Tensor, num_inference_steps: int, eta: float = 0.02
 ) -> Tensor:
     """Mask a visible token again with ``eta`` times the probability that is possible."""
-    check_number("eta", eta)
     return remask(predictor, ids, num_inference_steps, lambda largest: eta * largest)

@@ -66,7 +66,8 @@ def token_probs(logits: Tensor, temperature: float = 1.0, top_p: float = 1.0) ->
     if temperature == 0:
         best = logits.argmax(dim=-1, keepdim=True)
         return torch.zeros_like(logits).scatter(-1, best, 1.0)
-    logits = logits / temperature
+    # From the largest down, or a small temperature would make infinities of which none is larger.
+    logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
     if top_p < 1:
         flat = logits.flatten(0, -2)
         # The warper ignores its first argument, the ids so far.

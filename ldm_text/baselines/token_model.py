@@ -57,6 +57,20 @@ class TokenModel(ModelMixin, ConfigMixin):
             like others their cost is in it: the bound then holds for text and padding together.
         """
 
+    def check_sampling(
+        self, num_tokens: int, num_inference_steps: int | None = None, **options: Any
+    ) -> None:
+        """Refuse options that do not go together, before anything is computed.
+
+        Args:
+            num_tokens: Longest text, its end token included.
+            num_inference_steps: Calls of the network after each other.
+            options: Those of ``sampler_options`` that are set, each of them in its range.
+
+        Raises:
+            ValueError: If one does not go with another one, or has no effect beside it.
+        """
+
     @abstractmethod
     def generate_ids(
         self,

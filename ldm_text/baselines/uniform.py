@@ -1,7 +1,7 @@
 """Diffusion with uniform noise: D3PM in a finite number of steps, UDLM in continuous time."""
 
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -161,6 +161,12 @@ class UniformDiffusionModel(TimeAveragedModel):
 
         device = batch.input_ids.device
         return estimate_bound(nats, stratified_times(num_terms, len(batch), generator, device))
+
+    def check_sampling(
+        self, num_tokens: int, num_inference_steps: int | None = None, **options: Any
+    ) -> None:
+        """Refuse more steps than the model has; see ``TokenModel``."""
+        sampling_times(num_inference_steps, num_tokens, self.config.num_train_steps)
 
     def generate_ids(
         self,

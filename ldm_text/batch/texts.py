@@ -175,12 +175,17 @@ def set_scheduler(pipeline: TextPipeline, name: SchedulerName) -> None:
     """Replace the scheduler of a latent pipeline.
 
     Raises:
-        ValueError: If the pipeline has none.
+        ValueError: If the pipeline has none, or its denoiser does not go with this one.
     """
     if not isinstance(pipeline, LatentTextPipeline):
         raise ValueError(
             f"`--scheduler` has no effect: {type(pipeline.token_model).__name__} has none; its "
             "options are given by `--sampling`."
+        )
+    if name == "flow_map" and not pipeline.denoiser.config.flow_map:
+        raise ValueError(
+            "`--scheduler flow_map` needs a student of FlowMapDistillation: this denoiser has no "
+            "`flow_map`. Name another scheduler."
         )
     pipeline.scheduler = make_scheduler(name, noise_shift_of(pipeline.scheduler))
 

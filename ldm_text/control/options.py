@@ -14,6 +14,7 @@ from ldm_text.data.records import string_field
 from ldm_text.labels import labelled_prompts, labels_of
 from ldm_text.loading import TextPipeline, load_pipeline
 from ldm_text.pipeline import LatentTextPipeline
+from ldm_text.whole_lines import check_output_file
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class ControlOptions:
         guider_start: Share of the steps after which guidance begins.
         guider_stop: Share of the steps after which it ends.
         weak_pipeline: Folder of a weaker pipeline with the same autoencoder, for autoguidance.
-        trace: HTML file to write: the denoising of the first text, step by step.
+        trace: HTML file to write: the denoising of the first text of this run, step by step.
     """
 
     prefix: str = ""
@@ -133,6 +134,17 @@ class ControlOptions:
             raise ValueError("`label_field` has no effect: the model was trained without labels.")
         labelled_prompts(labels_of(pipeline.config), [None], self.label)
 
+    def check_trace(self, pipeline: TextPipeline) -> None:
+        """Check that the page of a trace can be written.
+
+        Raises:
+            FileNotFoundError: If its folder is missing.
+            ValueError: If the path is no file, or the pipeline has no latents.
+        """
+        if self.trace is not None:
+            check_output_file("--control.trace", self.trace)
+            pipeline_with_latents(pipeline)
+
     def set_guider(self, pipeline: TextPipeline, guidance_scale: float | None) -> None:
         """Replace the guider of a pipeline, if another one is asked for.
 
@@ -159,6 +171,20 @@ class ControlOptions:
             stop=self.guider_stop,
             weak_denoiser=None if weak is None else weak.denoiser,
         )
+
+
+def pipeline_with_latents(pipeline: TextPipeline) -> LatentTextPipeline:
+    """Refuse pipelines whose denoising cannot be shown.
+
+    Raises:
+        ValueError: If it is such a one.
+    """
+    if not isinstance(pipeline, LatentTextPipeline):
+        raise ValueError(
+            f"`trace` shows latents becoming text, and {type(pipeline.token_model).__name__} has "
+            "none: use a latent pipeline."
+        )
+    return pipeline
 
 
 def is_count(value: Any) -> bool:

@@ -1,8 +1,8 @@
 """What a text is made of, known tokens and gaps, and how long the gaps may be."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 from math import prod
 from random import Random
 
@@ -13,6 +13,8 @@ from ldm_text.tokenizer import encode_text
 
 LONGEST_FREE_GAP = 16  # tokens, of a gap of free length with known text behind it
 MOST_COMBINATIONS = 4096
+
+Lengths = tuple[int, ...]  # of the gaps, in their order
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,12 @@ def check_plan(plan: Plan, length_tokens: tuple[int, int] | None, max_tokens: in
         )
 
 
-def gap_lengths(plan: Plan, num_lengths: int, seed: int) -> list[tuple[int, ...]]:
+def gap_lengths(
+    plan: Plan,
+    num_lengths: int,
+    seed: int,
+    fits: Callable[[Lengths], bool] = lambda lengths: True,
+) -> list[Lengths]:
     """Choose lengths for the gaps whose length is not fixed, up to ``num_lengths`` combinations.
 
     A gap in which the text may end has no length here: the model ends the text there. Others are
@@ -149,6 +156,8 @@ def gap_lengths(plan: Plan, num_lengths: int, seed: int) -> list[tuple[int, ...]
         plan: The plan.
         num_lengths: Largest number of combinations.
         seed: Which ones are taken where there are more.
+        fits: Whether what else is asked of the text goes with a combination; only those with which
+            it does are taken.
 
     Returns:
         Lengths of the gaps with known text behind them, and of the last one if it is fixed.
@@ -161,24 +170,54 @@ def gap_lengths(plan: Plan, num_lengths: int, seed: int) -> list[tuple[int, ...]
     if plan.is_open:
         longest_rest = plan.gaps[-1].longest
         needed = 0 if longest_rest is None else needed - longest_rest
-    ranges: list[Sequence[int]] = []
+    ranges: list[range] = []
     for gap in inner:
         top = max(LONGEST_FREE_GAP, gap.shortest, needed - (others - gap.shortest))
         longest = min(gap.longest or top, room - (others - gap.shortest))
         ranges.append(range(gap.shortest, longest + 1))
-    if sum(len(choices) > 1 for choices in ranges) == 1 and needed <= others:
-        ranges = [spread(choices, num_lengths) for choices in ranges]
+    free = [index for index, choices in enumerate(ranges) if len(choices) > 1]
     rng = Random(seed)
-    if prod(map(len, ranges)) <= MOST_COMBINATIONS:
-        found = [lengths for lengths in product(*ranges) if needed <= sum(lengths) <= room]
-    else:
-        found = list(dict.fromkeys(_draw(ranges, needed, room, rng) for _ in range(num_lengths)))
+    if prod(map(len, ranges)) > MOST_COMBINATIONS:
+        return _drawn(ranges, needed, room, num_lengths, rng, fits)
+    found = [lengths for lengths in product(*ranges) if needed <= sum(lengths) <= room]
+    if len(free) == 1 and needed <= others:
+        found = list(filter(fits, found))
+        chosen = spread([lengths[free[0]] for lengths in found], num_lengths)
+        return [lengths for lengths in found if lengths[free[0]] in chosen]
     if len(found) > num_lengths:
-        found = sorted(rng.sample(found, num_lengths))
-    return found
+        # Those that fit are looked for in random order: to try them all would take long.
+        return sorted(islice(filter(fits, _shuffled(found, num_lengths, rng)), num_lengths))
+    return list(filter(fits, found))
 
 
-def _draw(ranges: list[Sequence[int]], needed: int, room: int, rng: Random) -> tuple[int, ...]:
+def _shuffled(found: list[Lengths], num_first: int, rng: Random) -> Iterator[Lengths]:
+    """Yield combinations in random order."""
+    first = rng.sample(found, num_first)
+    yield from first
+    others = sorted(set(found) - set(first))
+    rng.shuffle(others)
+    yield from others
+
+
+def _drawn(
+    ranges: list[range],
+    needed: int,
+    room: int,
+    num_lengths: int,
+    rng: Random,
+    fits: Callable[[Lengths], bool],
+) -> list[Lengths]:
+    """Draw up to ``num_lengths`` combinations that fit."""
+    found = dict.fromkeys(_draw(ranges, needed, room, rng) for _ in range(num_lengths))
+    if all(map(fits, found)):
+        return list(found)
+    for index, choices in enumerate(ranges):  # a long phrase wants a gap at its longest
+        stretched = [*ranges[:index], choices[-1:], *ranges[index + 1 :]]
+        found |= dict.fromkeys(_draw(stretched, needed, room, rng) for _ in range(num_lengths))
+    return list(islice(filter(fits, found), num_lengths))
+
+
+def _draw(ranges: list[range], needed: int, room: int, rng: Random) -> Lengths:
     """Draw lengths within their ranges whose sum is neither below ``needed`` nor above ``room``."""
     lengths = [choices[0] for choices in ranges]
     total = rng.randint(max(needed, sum(lengths)), min(room, sum(c[-1] for c in ranges)))
@@ -192,6 +231,8 @@ def spread(choices: Sequence[int], number: int) -> Sequence[int]:
     """Take up to ``number`` of ascending lengths, close together at the short end."""
     if len(choices) <= number:
         return choices
+    if number == 1:
+        return choices[:1]
     ratio = (choices[-1] / choices[0]) ** (1 / (number - 1))
     steps = [round(choices[0] * ratio**index) for index in range(number)]
     for index in range(1, number):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ldm_text.control.constraints import Constraints, check_required
 from ldm_text.control.layout import Layout, lay_out
 from ldm_text.control.placement import place_phrases
-from ldm_text.control.plan import Plan, gap_lengths, make_plan
+from ldm_text.control.plan import Lengths, Plan, gap_lengths, make_plan
 from ldm_text.control.template import Gap, Part
 from ldm_text.loading import TextPipeline
 from ldm_text.pipeline import LatentTextPipeline
@@ -94,17 +94,20 @@ def plan_text(
     longest_token = max(map(len, tokenizer.get_vocab()))
     constraints.check(known, longest_token * max_tokens)
     check_required(tokenizer, constraints.required, plan.longest - plan.num_known)
-    layouts = [
-        lay_out(plan, lengths, num_positions, tokenizer.eos_token_id)
-        for lengths in gap_lengths(plan, num_lengths, seed)
-    ]
-    layouts = [row for row in layouts if place_phrases(row, constraints.required, tokenizer)]
+
+    def layout(lengths: Lengths) -> Layout:
+        return lay_out(plan, lengths, num_positions, tokenizer.eos_token_id)
+
+    def fits(lengths: Lengths) -> bool:
+        return place_phrases(layout(lengths), constraints.required, tokenizer) is not None
+
+    layouts = tuple(map(layout, gap_lengths(plan, num_lengths, seed, fits)))
     if not layouts:
         raise ValueError(
             f"`required` does not fit into the gaps: {', '.join(constraints.required)} need longer "
             "ones, or fewer words."
         )
-    return PlannedText(request, tuple(layouts))
+    return PlannedText(request, layouts)
 
 
 def length_range(length: Length | None) -> tuple[int, int] | None:

@@ -18,7 +18,9 @@ from ldm_text.control.candidates import (
     check_options,
     known_of_candidates,
 )
-from ldm_text.control.request import TextRequest, plan_text
+from ldm_text.control.options import pipeline_with_latents
+from ldm_text.control.request import TextRequest
+from ldm_text.control.write import plan_request
 from ldm_text.evaluation.page import write_document
 from ldm_text.known_tokens import KnownTokens
 from ldm_text.loading import TextPipeline
@@ -79,12 +81,8 @@ def write_trace(
         ValueError: If the request is impossible, or the pipeline has no latents.
     """
     options = options or WriteOptions()
-    if not isinstance(pipeline, LatentTextPipeline):
-        raise ValueError(
-            f"`trace` shows latents becoming text, and {type(pipeline.token_model).__name__} has "
-            "none: use a latent pipeline."
-        )
-    planned = plan_text(pipeline, request, options.constraints, options.num_lengths)
+    pipeline = pipeline_with_latents(pipeline)
+    planned = plan_request(pipeline, request, options)
     candidate = Candidate(0, 0, planned.layouts[0])
     known = known_of_candidates(pipeline, [planned], [candidate], options).to(pipeline.device)
     trace = Trace(None if known.is_empty else known)

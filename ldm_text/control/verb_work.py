@@ -67,6 +67,7 @@ class VerbWork:
         self.pipeline = latent_pipeline(work.pipeline, self.verb.name)
         self.num_samples = self.verb.num_samples
         self.fields: Mapping[str, type] = ROW_FIELDS | self.verb.fields
+        self.last: dict[VerbItem, list[Record]] = {}  # a row's samples may lie in several batches
 
     def settings(self) -> dict[str, Any]:
         """Return weights, options and kind of device."""
@@ -107,14 +108,12 @@ class VerbWork:
     def run(self, batch: Sequence[tuple[VerbItem, int]]) -> Outputs:
         """Make the texts of each item, and take those of the sample numbers asked for."""
         settings = self.text_work.options.settings
-        made: dict[int, list[Record]] = {}
         records = []
         for item, sample in batch:
-            if item.row not in made:
-                made[item.row] = self.verb.run(
-                    self.pipeline, item.texts, item.source, settings, item.row
-                )
-            record = made[item.row][sample]
+            if item not in self.last:
+                made = self.verb.run(self.pipeline, item.texts, item.source, settings, item.row)
+                self.last = {item: made}
+            record = self.last[item][sample]
             records.append(common_fields(self.text_work, item, sample, record["text"]) | record)
         rows = encode_texts(self.pipeline.tokenizer, [record["text"] for record in records])
         return Outputs(records, sum(map(len, rows)))

@@ -12,9 +12,9 @@ from ldm_text.batch.texts import TextItem, TextWork, TextWorkOptions
 from ldm_text.batch.work import Outputs, Record, RowError
 from ldm_text.control.candidates import WriteOptions
 from ldm_text.control.options import ControlOptions
-from ldm_text.control.request import TextRequest, plan_text
-from ldm_text.control.template import parse_template
-from ldm_text.control.write import write_or_reject
+from ldm_text.control.request import TextRequest, around_gap
+from ldm_text.control.template import Gap, parse_template
+from ldm_text.control.write import plan_request, write_or_reject
 from ldm_text.data.records import string_field
 from ldm_text.loading import digest_pipeline
 from ldm_text.pipeline import LatentTextPipeline
@@ -53,10 +53,32 @@ class ControlledWorkOptions:
             FileNotFoundError: If a folder or a part of it is missing.
             ValueError: If an option is out of range or without effect.
         """
+        self.check_choice()
         work = self.text.load()
+        self.control.check_trace(work.pipeline)
         self.control.check_label(work.pipeline)
         self.control.set_guider(work.pipeline, self.text.settings.guidance_scale)
         return ControlledTextWork(work, self)
+
+    def check_choice(self) -> None:
+        """Refuse a choice by agreement where it is known that no text has two candidates.
+
+        Raises:
+            ValueError: If that is so.
+        """
+        control = self.control
+        if control.choose_by == "score" or control.num_candidates > 1:
+            return
+        if self.template_field is not None or control.suffix_field is not None:
+            return  # its rows may have gaps of several lengths
+        parts = around_gap(control.prefix, control.suffix)
+        if self.template is not None:
+            parts = tuple(parse_template(self.template))
+        if not any(isinstance(part, Gap) and not part.is_fixed for part in parts[:-1]):
+            raise ValueError(
+                "`--control.choose_by agreement` has no effect: there is one candidate of each "
+                "text. Raise `--control.num_candidates`."
+            )
 
 
 class ControlledTextWork:
@@ -77,6 +99,7 @@ class ControlledTextWork:
             settings=work.options.settings,
         )
         self.write_options.check()
+        self.traced: tuple[int, int] | None = None  # row and sample of the text that is shown
         self.has_templates = options.template is not None or options.template_field is not None
         self.fields: Mapping[str, type] = {
             **work.fields,
@@ -119,8 +142,7 @@ class ControlledTextWork:
             else:
                 parts = control.parts_of(record)
             request = TextRequest(parts, item.source, control.length_of(record), row)
-            options = self.write_options
-            plan_text(self.pipeline, request, options.constraints, options.num_lengths)
+            plan_request(self.pipeline, request, self.write_options)
         except ValueError as error:
             raise RowError(str(error)) from error
         return ControlledItem(row, item.source, item.num_tokens, request, template)
@@ -163,12 +185,18 @@ class ControlledTextWork:
         return Outputs(records, num_tokens)
 
     def trace(self, path: Path, requests: Sequence[TextRequest]) -> None:
-        """Write the page of the first text of the job, if it is among the requests."""
+        """Write the page of the first of the requests, if it comes before the one that is shown.
+
+        That is the first text of this run in the end: of a shard or of a job that goes on, too, and
+        where rows are rejected. Rows come in the order of their lengths.
+        """
         from ldm_text.control.trace import write_trace  # plots are slow to import
 
-        for request in requests:
-            if (request.row, request.sample) == (0, 0):
-                write_trace(path, self.pipeline, request, self.write_options)
+        first = min(requests, key=lambda request: (request.row, request.sample))
+        place = (first.row, first.sample)
+        if self.traced is None or place < self.traced:
+            write_trace(path, self.pipeline, first, self.write_options)
+            self.traced = place
 
 
 def common_fields(work: TextWork, item: TextItem, sample: int, text: str) -> dict[str, Any]:

@@ -62,8 +62,11 @@ def write_texts(
         ValueError: Before any computation if a request is impossible; afterwards if no candidate of
             a request satisfies the constraints.
     """
+    options = options or WriteOptions()
+    options.check()
+    planned = [plan_request(pipeline, request, options) for request in requests]
     texts = []
-    for written in write_or_reject(pipeline, requests, options or WriteOptions()):
+    for written in write_planned(pipeline, planned, options):
         if isinstance(written, RowError):
             raise written
         texts.append(written)
@@ -73,7 +76,9 @@ def write_texts(
 def write_or_reject(
     pipeline: TextPipeline, requests: Sequence[TextRequest], options: WriteOptions
 ) -> list[WrittenText | RowError]:
-    """Write a text for each request; one whose candidates all fall away does not end the others.
+    """Write a text for each request; one that is impossible does not end the others.
+
+    Neither does one whose candidates all fall away.
 
     Args:
         pipeline: The model.
@@ -84,25 +89,55 @@ def write_or_reject(
         The texts as of ``write_texts``, and in place of some the reason why there is none.
 
     Raises:
-        ValueError: Before any computation if a request is impossible.
+        ValueError: Before any computation if an option is out of range.
     """
     options.check()
-    constraints, seed = options.constraints, options.settings.seed
-    planned = [
-        plan_text(pipeline, request, constraints, options.num_lengths, seed + request.row)
-        for request in requests
-    ]
+    plans: list[PlannedText | RowError] = []
+    for request in requests:
+        try:
+            plans.append(plan_request(pipeline, request, options))
+        except ValueError as error:
+            plans.append(RowError(str(error)))
+    possible = [plan for plan in plans if isinstance(plan, PlannedText)]
+    written = iter(write_planned(pipeline, possible, options))
+    return [plan if isinstance(plan, RowError) else next(written) for plan in plans]
+
+
+def plan_request(
+    pipeline: TextPipeline, request: TextRequest, options: WriteOptions
+) -> PlannedText:
+    """Check a request, before any computation, and lay out its text as it is written.
+
+    Raises:
+        ValueError: If it is impossible, or the model cannot choose among its candidates.
+    """
+    seed = options.settings.seed + request.row
+    planned = plan_text(pipeline, request, options.constraints, options.num_lengths, seed)
+    if options.choose_by == "score" and count_candidates(planned, options) > 1:
+        check_has_score(pipeline)
+    return planned
+
+
+def count_candidates(planned: PlannedText, options: WriteOptions) -> int:
+    """Count the texts that are written for a request: each of its layouts is tried."""
+    return max(options.num_candidates, len(planned.layouts))
+
+
+def write_planned(
+    pipeline: TextPipeline, planned: Sequence[PlannedText], options: WriteOptions
+) -> list[WrittenText | RowError]:
+    """Write a text for each plan of ``plan_request``; see ``write_or_reject``."""
+    if not planned:
+        return []
+    requests = [plan.request for plan in planned]
     pipeline.check_inputs(
         [request.source for request in requests], 1, **check_options(pipeline, options)
     )
     pipeline.tokenize_prompts([request.source for request in requests], options.settings.truncate)
-    counts = [max(options.num_candidates, len(plan.layouts)) for plan in planned]
-    if max(counts) > 1 and options.choose_by == "score":
-        check_has_score(pipeline)
     candidates = [
         Candidate(index, number, plan.layouts[number % len(plan.layouts)])
-        for index, (plan, count) in enumerate(zip(planned, counts, strict=True))
-        for number in range(count)
+        for index, plan in enumerate(planned)
+        for number in range(count_candidates(plan, options))
     ]
     found: list[list[Written]] = [[] for _ in requests]
     for batch in batches(candidates, options.batch_size):

@@ -80,8 +80,12 @@ def test_seed_row_and_sample_each_give_other_noise():
     assert torch.equal(first, again)
 
 
-def test_a_large_seed_is_as_good_as_a_small_one(rows_of):
-    assert texts(rows_of(seed=2**70)) != texts(rows_of(seed=2**70 + 1))
+def test_seeds_that_would_share_the_noise_of_small_ones_are_refused(rows_of):
+    """Row 5 of seed 2**32 had the noise of sample 5 of row 1 of seed 0."""
+    assert texts(rows_of(seed=2**32 - 1)) != texts(rows_of(seed=2**32 - 2))
+    for seed in (2**32, 2**70):
+        with pytest.raises(ValueError, match=r"`seed` must be below 4294967296 \(2\*\*32\), got"):
+            row_generator(seed, 5, 0, CPU)
 
 
 def test_precision_is_that_of_the_networks(pipeline, rows_of):

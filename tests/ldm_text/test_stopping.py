@@ -11,6 +11,7 @@ from ldm_text.control.trace import Trace
 from ldm_text.generated_rows import TextSettings, generate_batch
 from ldm_text.known_tokens import nothing_known
 from ldm_text.stopping import TokenPatience, token_patience
+from ldm_text.token_control import TokenControl
 
 NUM_ROWS, NUM_STEPS = 8, 12
 PROMPTS = ["name[The Mill]", None, "", "a pub", None, "name[Zizzi]", "cheap", None]
@@ -141,6 +142,23 @@ def test_known_tokens_stay_with_their_rows(run):
             stop_patience=1,
         )
         assert torch.equal(alone.sequences[0], output.sequences[row])
+
+
+def test_rows_that_go_on_keep_their_own_noise(pipeline):
+    """They drew from the sources of rows that were done, in cases that no other test meets."""
+    predictions = torch.randn(3, 4, 8)
+    options = {"clamp_start": 1.0, "self_correction": 0.5}
+    control = TokenControl(
+        pipeline, generator=generators(range(3)), patience=TokenPatience(1), **options
+    )
+    assert control.finished(predictions).tolist() == [False] * 3
+    predictions[1] = torch.randn(4, 8)
+    assert control.finished(predictions).tolist() == [True, False, True]
+    alone = TokenControl(pipeline, generator=generators([1]), **options)
+    noisy, t = torch.randn(1, 4, 8), torch.tensor(0.5)
+    expected = alone.renoise(noisy, predictions[1:2], t)
+    assert not torch.equal(expected, noisy)
+    assert torch.equal(control.renoise(noisy, predictions[1:2], t), expected)
 
 
 def test_rows_say_what_they_took(main, pipeline_folder, tmp_path):

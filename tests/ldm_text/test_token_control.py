@@ -129,6 +129,16 @@ def test_known_tokens_are_certain(pipeline):
     assert (ids[:, :4] == 7).all()
 
 
+def test_what_stands_behind_the_end_of_a_text_is_certain(pipeline):
+    """It means nothing, and would keep a text from being done or get new noise."""
+    known = nothing_known(2, 16)
+    known.ids[:, 3], known.is_known[:, 3] = END, True
+    confidence, ids = latent_confidence(pipeline, torch.randn(2, 4, 8), known)
+    assert (confidence[:, 0] < 1).all()
+    assert (confidence[:, 1:] == 1).all()
+    assert (ids[:, 3:] == PAD).all()
+
+
 def test_a_share_of_the_open_latents_is_marked():
     confidence = torch.tensor([[0.9, 0.1, 0.5, 1.0], [1.0, 1.0, 1.0, 1.0]])
     assert least_certain(confidence, 0.3).tolist() == [[False, True, False, False], [False] * 4]

@@ -192,7 +192,7 @@ def test_temperature_zero_takes_the_likeliest_token(make_model, prompts):
     ("options", "message"),
     [
         ({"num_inference_steps": 4}, "`num_inference_steps` has no effect"),
-        ({"temperature": -1.0}, "`temperature` must be 0 or larger, got -1.0"),
+        ({"temperature": -1.0}, "`temperature` must be 0 or larger and finite, got -1.0"),
         ({"top_p": 0.0}, "`top_p` must be larger than 0 and at most 1, got 0.0"),
     ],
 )

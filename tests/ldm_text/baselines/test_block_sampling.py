@@ -100,7 +100,7 @@ def test_guidance_leads_away_from_the_unconditional_prediction(make_model, promp
             {"sampler": "first_hitting", "num_inference_steps": 6},
             "`num_inference_steps` has no effect",
         ),
-        ({"temperature": -1.0}, "`temperature` must be 0 or larger, got -1.0"),
+        ({"temperature": -1.0}, "`temperature` must be 0 or larger and finite, got -1.0"),
         ({"num_tokens": 10}, "`block_length` must divide the length of the texts, got 4"),
     ],
 )

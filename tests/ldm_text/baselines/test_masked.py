@@ -269,7 +269,7 @@ def test_an_oracle_generates_its_chain():
     [
         ({"eta": 0.1}, "`eta` has no effect with the sampler 'ancestral'"),
         ({"sampler": "gibbs"}, "`sampler` must be one of ancestral"),
-        ({"temperature": -1.0}, "`temperature` must be 0 or larger, got -1.0"),
+        ({"temperature": -1.0}, "`temperature` must be 0 or larger and finite, got -1.0"),
         ({"top_p": 0.0}, "`top_p` must be larger than 0 and at most 1, got 0.0"),
     ],
 )

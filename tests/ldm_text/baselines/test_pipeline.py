@@ -111,9 +111,10 @@ def test_a_damaged_folder_is_refused(make_token_pipeline, tmp_path, damage, mess
 
 
 WRONG_VALUES = [
-    ("autoregressive", {"temperature": -1}, "`temperature` must be 0 or larger, got -1."),
+    ("autoregressive", {"temperature": -1}, "`temperature` must be 0 or larger and finite"),
     ("autoregressive", {"temperature": "abc"}, "`temperature` must be a number, got 'abc'."),
-    ("autoregressive", {"temperature": math.nan}, "`temperature` must be 0 or larger, got nan."),
+    ("autoregressive", {"temperature": math.nan}, "`temperature` must be 0 or larger and finite"),
+    ("autoregressive", {"temperature": math.inf}, "`temperature` must be 0 or larger and finite"),
     ("autoregressive", {"use_cache": "abc"}, "`use_cache` must be true or false, got 'abc'."),
     ("autoregressive", {"num_inference_steps": 3}, "`num_inference_steps` has no effect: Auto"),
     ("masked", {"top_p": 0}, "`top_p` must be larger than 0 and at most 1, got 0."),
@@ -129,10 +130,51 @@ WRONG_VALUES = [
 ]
 
 
-@pytest.mark.parametrize(("family", "options", "message"), WRONG_VALUES)
+WRONG_TOGETHER = [  # texts of 16 tokens, blocks of 4
+    ("masked", {"eta": 0.5}, "`eta` has no effect with the sampler 'ancestral'."),
+    ("masked", {"sampler": "random", "num_inference_steps": 17}, "must be at most the number of"),
+    ("masked", {"sampler": "first_hitting", "num_inference_steps": 9}, "`num_inference_steps` has"),
+    ("masked", {"sampler": "confidence", "block_length": 5}, "`block_length` must divide the num"),
+    (
+        "masked",
+        {"sampler": "confidence", "block_length": 4, "num_inference_steps": 6},
+        "`num_inference_steps` must be a multiple of the number of blocks, 4, got 6.",
+    ),
+    ("block_diffusion", {"num_inference_steps": 3}, "at least the number of blocks, 4, got 3."),
+    (
+        "block_diffusion",
+        {"sampler": "confidence", "num_inference_steps": 17},
+        "must be at most the number of tokens of a text with this sampler, 16, got 17.",
+    ),
+    (
+        "block_diffusion",
+        {"sampler": "first_hitting", "num_inference_steps": 14},
+        "`num_inference_steps` has no effect with the sampler 'first_hitting'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("family", "options", "message"), WRONG_VALUES + WRONG_TOGETHER)
 def test_wrong_values_are_refused_before_any_work(make_token_pipeline, family, options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         make_token_pipeline(family).check_inputs(["a"], **options)
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("d3pm_absorbing", "num_train_steps"),
+        ("uniform", "num_train_steps"),
+        ("embedding_diffusion", "num_train_timesteps"),
+    ],
+)
+def test_more_steps_than_the_model_has_are_refused_before_any_work(
+    make_token_pipeline, family, name
+):
+    pipeline = make_token_pipeline(family, **{name: 8})
+    pipeline.check_inputs(["a"], num_inference_steps=8)
+    with pytest.raises(ValueError, match=r"`num_inference_steps` must be at most .* 8, got 9"):
+        pipeline.check_inputs(["a"], num_inference_steps=9)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -145,7 +187,7 @@ def test_every_option_of_a_sampler_is_checked(make_token_pipeline, family):
 
 def test_a_wrong_value_is_refused_before_the_output_is_begun(make_token_pipeline, main, tmp_path):
     """It was found when the journal stood, and the corrected command then refused."""
-    make_token_pipeline().save_pretrained(tmp_path / "pipeline")
+    make_token_pipeline("masked").save_pretrained(tmp_path / "pipeline")
     arguments = [
         "generate",
         "--pipeline",
@@ -153,8 +195,13 @@ def test_a_wrong_value_is_refused_before_the_output_is_begun(make_token_pipeline
         "--output",
         tmp_path / "out.jsonl",
     ]
-    for value in ("-1", "abc"):
-        code, printed, error = main(*arguments, "--sampling.temperature", value)
+    for option, value, message in (
+        ("--sampling.temperature", "-1", "`temperature` must be"),
+        ("--sampling.temperature", "abc", "`temperature` must be"),
+        ("--sampling.eta", "0.5", "`eta` has no effect with the sampler 'ancestral'"),
+        ("--control.trace", tmp_path / "trace.html", "`trace` shows latents becoming text"),
+    ):
+        code, printed, error = main(*arguments, option, value)
         assert (code, printed, error.count("\n")) == (2, "", 1)
-        assert "`temperature` must be" in error
+        assert message in error
     assert not list(tmp_path.glob("out*"))

@@ -96,6 +96,14 @@ def test_temperature_divides_the_logits(temperature):
     assert torch.allclose(probs, (logits.double() / temperature).softmax(dim=-1))
 
 
+def test_the_smallest_temperature_leaves_the_likeliest_token():
+    """Its quotients are infinite, and the weights were no numbers: a forbidden token was drawn."""
+    logits = torch.tensor([[0.0, 1.0, -torch.inf], [-3.0, -2.0, -torch.inf]])
+    for top_p in (1.0, 0.5):
+        probs = token_probs(logits, temperature=1e-320, top_p=top_p)
+        assert probs.tolist() == [[0.0, 1.0, 0.0]] * 2
+
+
 def test_temperature_zero_leaves_the_likeliest_token():
     logits = torch.randn(2, 3, 7)
     probs = token_probs(logits, temperature=0)
@@ -123,7 +131,8 @@ def test_forbidden_tokens_stay_impossible(options):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": -0.1}, "`temperature` must be 0 or larger, got -0.1"),
+        ({"temperature": -0.1}, "`temperature` must be 0 or larger and finite, got -0.1"),
+        ({"temperature": torch.inf}, "`temperature` must be 0 or larger and finite, got inf"),
         ({"top_p": 0.0}, "`top_p` must be larger than 0 and at most 1, got 0.0"),
         ({"top_p": 1.1}, "`top_p` must be larger than 0 and at most 1, got 1.1"),
     ],

@@ -219,6 +219,20 @@ def test_the_student_of_a_round_is_the_teacher_of_the_next(make_module, make_tex
     assert not any(weight.requires_grad for weight in module.teacher.parameters())
 
 
+def test_only_the_first_teacher_is_guided(make_module, make_texts, fit, monkeypatch):
+    """Later ones are students, which have guidance folded in."""
+    module = make_module([2, 2], guidance_scale=2.0)
+    scales, loss = [], SelfDistillation.loss
+
+    def recorded(objective, student, teacher, batch, round_index, guidance_scale):
+        scales.append((round_index, guidance_scale))
+        return loss(objective, student, teacher, batch, round_index, guidance_scale)
+
+    monkeypatch.setattr(SelfDistillation, "loss", recorded)
+    fit(module, make_texts(16), max_steps=4)
+    assert scales == [(0, 2.0), (0, 2.0), (1, 1.0), (1, 1.0)]
+
+
 def test_a_short_training_lowers_the_divergence(make_module, make_texts, activate, fit):
     module, batch = make_module([40]), make_texts(32)
     activate(module.token_model)  # away from the teacher

@@ -17,7 +17,7 @@ FAMILIES = {
 FINITE = {name: family for name, family in FAMILIES.items() if name != "sedd"}
 RANGES = [
     ({"num_inference_steps": 0}, "`num_inference_steps` must be between 1 and 1000, got 0"),
-    ({"temperature": -1.0}, "`temperature` must be 0 or larger, got -1.0"),
+    ({"temperature": -1.0}, "`temperature` must be 0 or larger and finite, got -1.0"),
     ({"top_p": 0.0}, "`top_p` must be larger than 0 and at most 1, got 0.0"),
 ]
 

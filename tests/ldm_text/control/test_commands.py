@@ -206,6 +206,25 @@ def test_a_trace_is_written_beside_the_texts(run, tmp_path):
     assert "default-src 'none'" in (tmp_path / "trace.html").read_text()
 
 
+@pytest.mark.parametrize("options", [["--shard", "2/2"], ["--on_error", "reject"]])
+def test_a_trace_shows_the_first_text_of_this_run(main, pipeline_folder, tmp_path, options):
+    """Where that was not the first of all rows, no page was written."""
+    sources = ["x" * 99, "b", "cc", "ddd"] if "reject" in options else ["a", "b", "cc", "ddd"]
+    prompts = write_lines(tmp_path / "in.jsonl", *({"source": source} for source in sources))
+    arguments = ["generate", "--pipeline", pipeline_folder, *COMMON, "--prompts", prompts]
+    arguments += ["--output", tmp_path / "out.jsonl", "--batch_size", 1, *options]
+    code, _, error = main(*arguments, "--control.trace", tmp_path / "trace.html")
+    assert (code, error) == (3 if "reject" in options else 0, "")
+    first = read_lines(tmp_path / "out.jsonl")[0]["source"]
+    assert first == ("b" if "reject" in options else "cc")
+    assert f"<p>{first}</p>" in (tmp_path / "trace.html").read_text()
+
+
+def test_agreement_may_choose_among_lengths(run, tmp_path):
+    out = run("infill", "--template", "The [MASK] is", "--control.choose_by", "agreement")
+    assert out.startswith("The [MASK] is\n  -> The ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -213,6 +232,10 @@ def test_a_trace_is_written_beside_the_texts(run, tmp_path):
         (["infill", "--template", "[MASK]"], "There is no text around the gap"),
         (["infill", "--template", "a [MASK:99]"], "need at least"),
         (["infill", "--template", "a [MASK]", "--control.prefix", "a"], "a template says what is"),
+        (
+            ["infill", "--template", "a [MASK:3] b", "--control.choose_by", "agreement"],
+            "`--control.choose_by agreement` has no effect: there is one candidate of each text.",
+        ),
         (["edit", "--text", "a", "--strength", 2], "`strength` must be between 0 and 1, got 2"),
         (["edit", "--strength", 0.5], "Give `--text`, or a file of them by `--prompts`"),
         (["infill", "--template", "a [MASK]", "--num_samples", 0], "`--num_samples` must be at"),

@@ -1,8 +1,10 @@
 import pytest
 import torch
 
-from ldm_text.control.edit import changed_share, edit, edit_texts
-from ldm_text.control.edit_request import EditRequest
+from ldm_text.control import near
+from ldm_text.control import refine as refining
+from ldm_text.control.edit import EditedText, changed_share, edit, edit_texts
+from ldm_text.control.edit_request import EditRequest, text_ids
 from ldm_text.control.near import interpolate, slerp, variations
 from ldm_text.control.refine import refine
 from ldm_text.generated_rows import TextSettings
@@ -99,6 +101,20 @@ def test_variations_tell_their_distance(make_pipeline, make_autoencoder):
     assert sum(text.changed for text in near) < sum(text.changed for text in far)
 
 
+def test_the_strength_of_a_distance_is_searched_by_bisection(pipeline, monkeypatch):
+    """A search that went the other way passed all tests."""
+    strengths = []
+
+    def edited(pipeline, requests, strength, settings):
+        strengths.append(strength)
+        return [EditedText(f"{strength} {each.sample}", strength) for each in requests]
+
+    monkeypatch.setattr(near, "edit_texts", edited)
+    found = variations(pipeline, TEXT, 2, 0.3)
+    assert strengths == [0.5, 0.25, 0.375, 0.3125, 0.28125]
+    assert [text.changed for text in found] == [0.3125, 0.3125]
+
+
 def test_the_ends_of_an_interpolation_are_exact(pipeline):
     texts = interpolate(pipeline, TEXT, OTHER, 5, settings=SETTINGS)
     assert (texts[0].text, texts[-1].text) == (TEXT, OTHER)
@@ -144,3 +160,15 @@ def test_refining_never_makes_a_text_less_probable_and_tells_what_changed(pipeli
     assert bool(refined.changes) == (refined.text != TEXT)
     assert refined.changes
     assert {change.step for change in refined.changes} <= set(range(4))
+
+
+def test_a_round_that_makes_a_text_less_probable_is_taken_back(pipeline, monkeypatch):
+    """No random text became less probable, and all rounds could have been kept."""
+    scores = iter([-1.0, -3.0, -0.5, -2.0])
+    measure = refining.measure
+    monkeypatch.setattr(refining, "measure", lambda *call: (measure(*call)[0], next(scores)))
+    refined = refine(pipeline, TEXT, num_rounds=3, share=1.0, strength=1.0, settings=SETTINGS)
+    assert refined.scores == (-1.0, -1.0, -0.5, -0.5)
+    assert {change.step for change in refined.changes} == {1}
+    ids = text_ids(pipeline, TEXT)
+    assert all(change.before == ids[change.position] for change in refined.changes)

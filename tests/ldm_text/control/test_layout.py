@@ -75,6 +75,25 @@ def test_gaps_add_up_to_the_length_that_is_asked_for(plan, toy_tokenizer):
     assert len(layouts(plan(parts, (13, 13)), 3)) == 3
 
 
+@pytest.mark.parametrize(
+    ("template", "longest"),
+    [
+        ("The [MASK] is", 10),
+        ("The [MASK] is [MASK] pub", 8),
+        ("a [MASK] b [MASK] c [MASK] d [MASK] e", 16),  # too many lengths to list
+    ],
+)
+def test_only_lengths_that_fit_are_taken_whatever_the_seed(toy_tokenizer, template, longest):
+    """Some were drawn first, and where none of them had room the text was refused."""
+    plan = make_plan(toy_tokenizer, parse_template(template), None, 63)
+    for seed in range(10):
+        found = gap_lengths(plan, 4, seed, lambda lengths: max(lengths) >= longest)
+        assert 1 <= len(found) <= 4
+        assert len(set(found)) == len(found)
+        assert all(max(lengths) >= longest for lengths in found)
+        assert all(plan.num_known + sum(lengths) <= 63 for lengths in found)
+
+
 def test_nothing_asked_is_nothing_known(plan, toy_tokenizer):
     assert known_tokens_of(layouts(plan((Gap(0),))), toy_tokenizer, None).is_empty
     assert around_gap() == (Gap(0),)
@@ -83,6 +102,7 @@ def test_nothing_asked_is_nothing_known(plan, toy_tokenizer):
 
 def test_lengths_are_spread_with_the_short_ones_close_together():
     assert list(spread(range(1, 5), 8)) == [1, 2, 3, 4]
+    assert list(spread(range(3, 17), 1)) == [3]
     lengths = spread(range(1, 17), 8)
     assert lengths[0] == 1
     assert lengths[-1] == 16

@@ -6,7 +6,7 @@ import torch
 from ldm_text.baselines import AutoregressiveModel, MaskedDiffusionModel
 from ldm_text.baselines.pipeline import TokenPipeline
 from ldm_text.baselines.sequences import TokenBatch, prompt_batch
-from ldm_text.control.scoring import text_scores, with_end
+from ldm_text.control.scoring import text_scores, token_log_probs, with_end
 from tests.ldm_text.baselines.families import FAMILIES
 
 SOURCE = "name[The Mill]"
@@ -42,6 +42,21 @@ def test_copies_of_a_text_have_one_score(make_token_pipeline, family):
     assert scores[0] != pytest.approx(scores[2], abs=1e-3)
     alone = text_scores(pipeline, [SOURCE], sequences[:1])
     assert alone[0] == pytest.approx(scores[0], abs=1e-5)
+
+
+def test_only_the_counted_tokens_have_a_part_in_the_score(pipeline, make_token_pipeline):
+    """Longer gaps say little new: their tokens must not count."""
+    sequences = make_sequences(2)
+    counted = torch.zeros(2, 16, dtype=torch.bool)
+    counted[:, 4:7] = True
+    prompts = [SOURCE, None]
+    log_probs = token_log_probs(pipeline, prompts, sequences)
+    scores = text_scores(pipeline, prompts, sequences, counted)
+    assert scores == pytest.approx(log_probs[:, 4:7].mean(dim=1).tolist(), abs=1e-5)
+    discrete = make_token_pipeline(AutoregressiveModel)
+    whole = text_scores(discrete, prompts, sequences)  # over 9 tokens and the end
+    shares = [score * 10 / 3 for score in whole]
+    assert text_scores(discrete, prompts, sequences, counted) == pytest.approx(shares, abs=1e-4)
 
 
 def test_an_exact_likelihood_is_computed_in_one_batch(make_token_pipeline):

@@ -2,8 +2,13 @@ import json
 
 import pytest
 
+from ldm_text.batch.job import run_job
+from ldm_text.batch.options import JobOptions
+from ldm_text.batch.texts import TextWorkOptions
 from ldm_text.control.near import interpolate, variations
 from ldm_text.control.refine import refine
+from ldm_text.control.verb_work import VerbWorkOptions
+from ldm_text.control.verbs import Variations
 from ldm_text.generated_rows import TextSettings
 from ldm_text.pipeline import LatentTextPipeline
 
@@ -50,6 +55,24 @@ def test_variations_are_printed_with_their_distances(run, loaded):
     expected = variations(loaded, TEXT, 3, 0.3, settings=SETTINGS)
     lines = "".join(f"  {each.changed:.2f}  {each.text}\n" for each in expected)
     assert out.startswith(f"{TEXT}\n{lines}")
+
+
+def test_the_samples_of_a_row_are_made_once_in_batches_of_any_size(pipeline_folder, tmp_path):
+    """Each batch made all of them again."""
+    prompts = tmp_path / "in.txt"
+    prompts.write_text(f"{TEXT}\n{OTHER}\n{TEXT}\n")
+    text_work = TextWorkOptions(pipeline_folder, SETTINGS)
+    outputs, calls = [], []
+    for batch_size in (64, 2, 1):
+        work = VerbWorkOptions(text_work, Variations(4, 0.3), None, ("text",)).load()
+        called = []
+        work.pipeline.denoiser.register_forward_pre_hook(lambda *_, to=called: to.append(None))
+        output = tmp_path / f"{batch_size}.jsonl"
+        run_job(work, JobOptions(prompts, output, batch_size=batch_size))
+        outputs.append(output.read_text())
+        calls.append(len(called))
+    assert calls == [calls[0]] * 3
+    assert outputs == [outputs[0]] * 3
 
 
 def test_an_interpolation_is_printed_from_end_to_end(run, loaded):

@@ -6,6 +6,7 @@ import torch
 
 from ldm_text.baselines import AutoregressiveModel, MaskedDiffusionModel
 from ldm_text.baselines.pipeline import TokenPipeline
+from ldm_text.batch.work import RowError
 from ldm_text.control.candidates import WriteOptions
 from ldm_text.control.constraints import Constraints, find_forbidden
 from ldm_text.control.edit import edit
@@ -13,7 +14,7 @@ from ldm_text.control.placement import place_phrases
 from ldm_text.control.request import TextRequest, around_gap, plan_text
 from ldm_text.control.scoring import text_scores, token_log_probs, with_end
 from ldm_text.control.template import parse_template
-from ldm_text.control.write import infill, most_agreed, write_texts
+from ldm_text.control.write import infill, most_agreed, write_or_reject, write_texts
 from ldm_text.generated_rows import TextSettings, row_generator
 
 SETTINGS = TextSettings(num_inference_steps=3, precision="float32")
@@ -75,6 +76,25 @@ def test_required_phrases_stand_in_the_text(write):
     for text in write(*(TextRequest(row=row) for row in range(4)), constraints=constraints):
         assert re.search(r"\bnice\b", text.text)
         assert re.search(r"\ba pub\b", text.text)
+
+
+def test_a_long_phrase_finds_a_gap_with_room_whatever_the_seed(pipeline):
+    """It depended on the seed and on the row whether any of the lengths drawn had room."""
+    constraints = Constraints(required=("coffee",))
+    for seed in range(20):
+        request = filled("The [MASK] is [MASK].")
+        assert len(plan_text(pipeline, request, constraints, 2, seed).layouts) == 2
+
+
+def test_an_impossible_request_does_not_end_the_others(pipeline):
+    requests = [TextRequest(length_tokens=99), TextRequest(row=1), filled("The [MASK:99] is")]
+    options = WriteOptions(settings=SETTINGS)
+    first, second, third = write_or_reject(pipeline, requests, options)
+    assert isinstance(first, RowError)
+    assert isinstance(third, RowError)
+    assert "asks for 99 tokens" in str(first)
+    assert second == write_texts(pipeline, [requests[1]], options)[0]
+    assert isinstance(write_or_reject(pipeline, requests[:1], options)[0], RowError)
 
 
 def test_a_required_phrase_stands_where_the_draft_wants_it(pipeline):

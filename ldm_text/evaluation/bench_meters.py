@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from ldm_text.flop_counting import flop_counter
 from ldm_text.loading import TextPipeline
 from ldm_text.pipeline import LatentTextPipeline
 from ldm_text.precision import Precision, autocast
@@ -86,7 +86,7 @@ class CallMeter:
         """
         self.reset()
         network, started, counters = self.pipeline.network, [0.0], ExitStack()
-        counter = FlopCounterMode(display=False)
+        counter = flop_counter()
         # The counter cannot look into compiled code.
         stance = torch.compiler.set_stance("force_eager") if count_flops else nullcontext()
 

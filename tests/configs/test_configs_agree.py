@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from autoencoder import TextAutoencoder
 from denoiser import LatentDenoiser
 from ldm_text import baselines
 from ldm_text.baselines.sequences import token_batch
+from ldm_text.flop_counting import flop_counter
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CLASSIFIERS = sorted(CONFIGS.glob("classifiers/*.yaml"))
@@ -166,7 +166,7 @@ def test_compared_models_have_equal_sizes_and_budgets(parse, data):
             batch |= {
                 name: torch.full((1, num_source), 7) for name in ("source_ids", "source_mask")
             }
-        with FlopCounterMode(display=False) as counter:
+        with flop_counter() as counter:
             model.loss(token_batch(batch, end_token_id=1)).backward()
         num_rows = config["trainer"]["max_steps"] * config["data"]["init_args"]["batch_size"]
         flops[path.stem] = counter.get_total_flops() * num_rows
@@ -198,7 +198,7 @@ def test_autoregressive_rewriting_equals_the_latent_one_in_size_and_budget(parse
 
     names = ("input_ids", "attention_mask", "source_ids", "source_mask")
     batch = {name: torch.full((1, 32), 7) for name in names}
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         model.loss(token_batch(batch, end_token_id=1)).backward()
     num_rows = config["trainer"]["max_steps"] * config["data"]["init_args"]["batch_size"]
     flops = sum(PARADETOX_FLOPS[name] * stages[name]["trainer"]["max_steps"] for name in STAGES)

@@ -50,7 +50,10 @@ def test_each_task_has_its_configurations():
 
 @pytest.mark.parametrize("task", TASKS)
 def test_models_of_a_task_are_comparable(parse, task):
-    """Same data, parameters within 5 %, operations of the autoregressive model 4e13 within 2 %."""
+    """Same data, parameters within 5 %, products of the autoregressive model 4e13 within 2 %.
+
+    Its attention, which was not counted when the budgets were chosen, costs 9 to 17 % more.
+    """
     configs = {stage: parse(task, stage) for stage in STAGES}
     data = [config["data"]["init_args"] for config in configs.values()]
     assert [one.pop("layout") for one in data] == ["packed", "rows", "rows"]
@@ -79,4 +82,8 @@ def test_models_of_a_task_are_comparable(parse, task):
     with flop_counter() as counter:
         autoregressive.loss(token_batch(batch, end_token_id=1)).backward()
     num_rows = configs["autoregressive"]["trainer"]["max_steps"] * batch_sizes[2]
-    assert counter.get_total_flops() * num_rows == pytest.approx(4e13, rel=0.02)
+    by_operator = counter.get_flop_counts()["Global"]
+    attention = sum(flops for name, flops in by_operator.items() if "attention" in str(name))
+    products = counter.get_total_flops() - attention
+    assert products * num_rows == pytest.approx(4e13, rel=0.02)
+    assert 1.09 < counter.get_total_flops() / products < 1.17

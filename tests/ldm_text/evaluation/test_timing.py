@@ -8,7 +8,7 @@ from ldm_text.baselines.block_diffusion import BlockDiffusionModel
 from ldm_text.baselines.masked import MaskedDiffusionModel
 from ldm_text.baselines.pipeline import TokenPipeline
 from ldm_text.evaluation.sweep_options import SweepPoint
-from ldm_text.evaluation.timing import Stopwatch, TimedCall, TimingOptions
+from ldm_text.evaluation.timing import Stopwatch, TimedCall, TimingOptions, count_pieces
 from ldm_text.generated_rows import generate_rows
 
 PROMPTS = ["name[The Mill]", None, "The Punter"]
@@ -90,6 +90,12 @@ def test_the_first_block_of_block_diffusion_is_the_first_text(make_stopwatch, co
     call = stopwatch.time_batch(2, seed=0)
     assert call.num_network_calls > 3
     assert call.seconds_to_first_text == 3
+
+
+@pytest.mark.parametrize(("longest", "num_pieces"), [(1, 1), (4, 1), (5, 2), (8, 2), (16, 4)])
+def test_a_block_that_is_begun_is_written(make_stopwatch, longest, num_pieces):
+    pipeline = make_stopwatch(BlockDiffusionModel, 8, block_length=4).pipeline
+    assert count_pieces(pipeline, {}, longest) == num_pieces
 
 
 def test_the_cache_changes_the_time_and_nothing_else(make_stopwatch, monkeypatch):

@@ -101,6 +101,12 @@ def test_the_stars_that_there_are_at_most_are_no_rating(checker, value, stars, s
     assert errors["contradicted"] == ([] if value == stars else ["customer rating"])
 
 
+def test_sources_without_slots_have_no_errors():
+    checker = SlotChecker(["a plain source"])
+    assert checker.errors("a plain source", "a text") == {"missing": [], "invented": []}
+    assert checker.num_wrong_slots("a plain source", "a text") == 0
+
+
 def test_only_what_the_source_has_is_asked_for(checker):
     errors = checker.paraphrase_errors("name[Rice Boat], food[Indian]", "Rated high.")
     assert errors == {"omitted": [], "contradicted": []}

@@ -23,7 +23,7 @@ from ldm_text.evaluation.comparison import fill_in
 from ldm_text.evaluation.comparison_table import write_json
 from ldm_text.evaluation.evaluate import check_least
 from ldm_text.evaluation.references import read_option
-from ldm_text.evaluation.sweep_options import BenchOptions, SweepPoint
+from ldm_text.evaluation.sweep_options import BenchOptions, SweepPoint, check_once
 from ldm_text.evaluation.timing import Stopwatch, TimedCall
 from ldm_text.loading import load_pipeline
 from ldm_text.pipeline import LatentTextPipeline
@@ -160,6 +160,8 @@ def bench(
         raise ValueError(f"`--batch_sizes` must be 1 or larger, got {list(batch_sizes)}.")
     if lengths and min(lengths) < 1:
         raise ValueError(f"`--lengths` must be 1 or larger, got {list(lengths)}.")
+    check_once("--batch_sizes", batch_sizes)
+    check_once("--lengths", lengths)
     if num_cold_starts < 0:
         raise ValueError(f"`--num_cold_starts` must be 0 or larger, got {num_cold_starts}.")
     check_output_file("--output", output)

@@ -22,7 +22,7 @@ from ldm_text.evaluation.evaluator import TextEvaluator
 from ldm_text.evaluation.page import write_page, write_tensorboard
 from ldm_text.evaluation.references import group_by_source, read_option
 from ldm_text.evaluation.scorer import Scorer
-from ldm_text.evaluation.sweep_options import GeneratorOptions
+from ldm_text.evaluation.sweep_options import GeneratorOptions, check_once
 from ldm_text.evaluation.timing import TimingOptions
 from ldm_text.loading import digest_pipeline, load_pipeline
 from ldm_text.precision import Precision, resolve_precision
@@ -35,8 +35,10 @@ def check_generators(generators: Sequence[GeneratorOptions], seeds: tuple[int, .
     """Check what can be checked without a pipeline.
 
     Raises:
-        ValueError: If there are no generators, two of one name, or a sweep has nothing to measure.
+        ValueError: If there are no generators, two of one name, a seed twice, or a sweep has
+            nothing to measure.
     """
+    check_once("--seeds", seeds)
     names = [options.name for options in generators]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"`--generators` must have different names, at least one, got {names}.")

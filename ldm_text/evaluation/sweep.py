@@ -15,6 +15,7 @@ from ldm_text.batch.texts import check_sampling, set_scheduler
 from ldm_text.evaluation.evaluator import TextEvaluator
 from ldm_text.evaluation.likelihood import standard_error
 from ldm_text.evaluation.metrics import mean_distinct_texts
+from ldm_text.evaluation.sweep_options import check_once
 from ldm_text.generated_rows import Sampling, generate_rows
 from ldm_text.loading import TextPipeline
 from ldm_text.pipeline import LatentTextPipeline
@@ -45,10 +46,11 @@ def axis(name: str, values: Sequence | None, defaults: Sequence, own: Any) -> Se
         own: The pipeline's own value, ``None`` where the setting has no effect.
 
     Raises:
-        ValueError: If the user chose nothing of many, or something without effect.
+        ValueError: If the user chose nothing of many, a value twice, or something without effect.
     """
     if values is not None and not values:
         raise ValueError(f"`--{name}` must hold at least one number, got none.")
+    check_once(f"--{name}", values or ())
     if own is None and values is not None:
         raise ValueError(f"`--{name}` has no effect for this pipeline, leave it out; got {values}.")
     if own is None:
@@ -181,6 +183,7 @@ def make_grid(
     is_chosen = own_steps is None or num_inference_steps is not None
     default_steps = () if is_chosen else sweep.default_steps()
     steps = axis("num_inference_steps", num_inference_steps, default_steps, own_steps)
+    check_once("--schedulers", schedulers)
     if schedulers and not isinstance(pipeline, LatentTextPipeline):
         raise ValueError("`--schedulers` has no effect for this pipeline, leave it out.")
     grid = [SamplerSetting(*point) for point in product(steps, scales)]

@@ -104,6 +104,8 @@ def test_each_setting_is_timed_at_each_batch_size(main, folders):
     ("changes", "message"),
     [
         ({"batch_sizes": "[]"}, "`--batch_sizes` must be 1 or larger, got []"),
+        ({"batch_sizes": "[1,3,1]"}, "`--batch_sizes` must hold each value once, got [1, 3, 1]"),
+        ({"lengths": "[8,8]"}, "`--lengths` must hold each value once, got [8, 8]"),
         ({"num_repeats": 0}, "`--num_repeats` must be at least 1, got 0"),
         ({"num_cold_starts": -1}, "`--num_cold_starts` must be 0 or larger, got -1"),
         ({"output": "no/folder/bench.json"}, "`--output`: there is no folder `no/folder`"),
@@ -136,6 +138,15 @@ def test_a_setting_that_a_pipeline_refuses_is_refused_before_the_timing(main, fo
     assert code == 2
     assert "Generator `ar`: " in error
     assert "guidance_scale" in error
+
+
+def test_seeds_have_no_effect_on_what_is_timed(main, folders):
+    generators = [
+        {"name": "a", "pipeline": str(folders / "latent"), "sweeps": [{"seeds": [5]}]},
+    ]
+    code, _, error = main("bench", *options(folders, generators=json.dumps(generators)))
+    assert code == 2
+    assert "Generator `a`: `seeds` has no effect on what is timed" in error
 
 
 def test_a_baseline_is_not_compiled(main, folders):

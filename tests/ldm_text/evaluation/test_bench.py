@@ -1,13 +1,10 @@
 """The bench on real pipelines of toy size."""
 
 import json
-import time
 from statistics import median
 
 import pytest
-import torch
 import yaml
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ldm_text.baselines import AutoregressiveModel, MaskedDiffusionModel
 from ldm_text.baselines.pipeline import TokenPipeline
@@ -16,15 +13,11 @@ from ldm_text.evaluation.bench_meters import (
     PARTS_IN_ORDER,
     CallMeter,
     cold_start,
-    matrix_product_peak,
-    peak_memory,
 )
 from ldm_text.evaluation.bench_report import growth_with, growth_with_calls
 from ldm_text.evaluation.sweep_options import SweepPoint
 from ldm_text.evaluation.timing import Stopwatch
-from ldm_text.pipeline import LatentTextPipeline
 
-CPU = torch.device("cpu")
 SIZES = {"hidden_dim": 32, "num_layers": 1, "num_heads": 2}
 
 
@@ -164,63 +157,6 @@ def test_a_file_is_only_replaced_where_asked(main, folders):
     assert (folders / "bench.json").read_text() == "mine"
 
 
-def test_meters_leave_the_pipeline_as_it_was(make_pipeline):
-    pipeline = make_pipeline()
-    before = dict(vars(pipeline))
-    with CallMeter(pipeline).measuring(count_flops=True):
-        pipeline.generate([None], num_inference_steps=2)
-    assert vars(pipeline) == before
-    assert not pipeline.denoiser._forward_hooks
-    assert not pipeline.denoiser._forward_pre_hooks
-
-
-def test_the_time_to_tokenize_is_no_part_of_the_condition(make_pipeline, monkeypatch):
-    """The method that encodes prompts calls the one that tokenizes them."""
-    pipeline, seconds = make_pipeline(), [0.0]
-    meter = CallMeter(pipeline)
-    monkeypatch.setattr(meter, "now", lambda: seconds[0])
-
-    def slow_down(method, own):
-        run = getattr(LatentTextPipeline, method)
-
-        def slow(*arguments, **options):
-            seconds[0] += own
-            return run(*arguments, **options)
-
-        monkeypatch.setattr(LatentTextPipeline, method, slow)
-
-    slow_down("tokenize_prompts", 1.0)
-    slow_down("encode_prompts", 4.0)
-    with meter.measuring():
-        pipeline.generate([None], num_inference_steps=2)
-    parts = meter.parts_of(seconds[0])
-    assert (parts["tokenize"], parts["condition"], parts["denoise"]) == (1.0, 4.0, 0.0)
-
-
-def test_the_operations_of_compiled_networks_are_counted(make_pipeline):
-    pipeline, counted = make_pipeline(), []
-    for _ in range(2):
-        meter = CallMeter(pipeline)
-        with meter.measuring(count_flops=True):
-            pipeline.generate([None], num_inference_steps=2)
-        counted.append(meter.network_flops)
-        pipeline.compile([1], backend="eager")
-    assert counted[0] == counted[1] > 0
-
-
-def test_operations_are_those_of_the_matrix_products(make_token_pipeline):
-    """A call of the masked model: twice the weights for each position, and attention."""
-    pipeline = make_token_pipeline(MaskedDiffusionModel)
-    meter = CallMeter(pipeline)
-    with meter.measuring(count_flops=True):
-        pipeline.generate([None], num_inference_steps=1)
-    num_positions = 16 + 1  # of the text, and the end token of the empty source
-    block = pipeline.token_model.network.transformer.blocks[0]
-    weights = sum(w.numel() for w in block.parameters() if w.dim() == 2)
-    attention = 2 * 2 * num_positions**2 * SIZES["hidden_dim"]
-    assert meter.network_flops == 2 * num_positions * weights + attention
-
-
 def test_operations_are_those_of_the_calls_that_were_timed(make_token_pipeline):
     """Those of seed 0 were divided by the seconds of others, whose texts were longer or shorter."""
     pipeline = make_token_pipeline(AutoregressiveModel)
@@ -307,38 +243,6 @@ def test_a_length_that_a_pipeline_cannot_write_is_refused(main, folders):
     code, _, error = main("bench", *options(folders, lengths="[0]"))
     assert code == 2
     assert "`--lengths` must be 1 or larger, got [0]" in error
-
-
-def test_peak_memory_is_what_a_call_takes():
-    taken = peak_memory(CPU, lambda: torch.ones(64, 2**20).sum())  # 256 MiB
-    if taken is None:
-        pytest.skip("the system does not tell the peak of a process's memory")
-    assert 250 < taken < 400
-
-
-def test_matrix_products_reach_a_peak():
-    start = time.perf_counter()
-    peak = matrix_product_peak(CPU, "float32", size=256, num_repeats=2)
-    assert 2 * 256**3 / (time.perf_counter() - start) < peak < 1e14
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_the_peak_is_that_of_products_alone(precision):
-    """In bfloat16 two casts were a part of each product's time."""
-    ran = []
-
-    class Record(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            result = function(*args, **(kwargs or {}))
-            if function is torch.ops.aten.mm.default:
-                ran.append(str(result.dtype))
-            elif ran:
-                ran.append(str(function))
-            return result
-
-    with Record():
-        matrix_product_peak(CPU, precision, size=32, num_repeats=2)
-    assert ran == [f"torch.{precision}"] * 3
 
 
 @pytest.mark.slow

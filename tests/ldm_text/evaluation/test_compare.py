@@ -11,7 +11,6 @@ from ldm_text.data.records import TextRecord
 from ldm_text.evaluation import compare as compare_module
 from ldm_text.evaluation import comparison
 from ldm_text.evaluation.comparison import spread_out
-from ldm_text.evaluation.sweep_options import SweepOptions
 from ldm_text.generated_rows import generate_rows
 from ldm_text.loading import load_pipeline
 
@@ -228,14 +227,6 @@ def test_records_are_chosen_at_equal_distances():
     assert [record.text for record in chosen] == ["0", "2", "4"]
     assert [record.text for record in others] == ["1", "3", "5", "6"]
     assert spread_out(records, None) == spread_out(records, 9) == (records, [])
-
-
-def test_a_sweep_is_every_combination_of_its_values():
-    sweep = SweepOptions((1, 2), (1.0, 3.0), {"temperature": (0.5, 1.0)})
-    points = sweep.points([4, 5])
-    assert len(points) == len({str(point) for point in points}) == 8
-    assert points[1].sampling == {"temperature": 1.0}
-    assert {point.seeds for point in points} == {(4, 5)}
 
 
 def with_sweep(**sweep):

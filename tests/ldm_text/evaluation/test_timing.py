@@ -126,6 +126,25 @@ def test_speeds_are_measured_for_one_text_and_for_many(make_stopwatch):
 
 
 @pytest.mark.parametrize(
+    ("num_prompts", "rows"), [(9, [0, 3, 6]), (11, [0, 3, 6]), (3, [0, 1, 2]), (1, [0, 1, 2])]
+)
+def test_texts_written_one_by_one_are_spread_over_the_prompts(
+    make_stopwatch, monkeypatch, num_prompts, rows
+):
+    """The first ones were timed, whose sources may be the shortest."""
+    stopwatch, timed = make_stopwatch(MaskedDiffusionModel, 4), []
+    stopwatch.prompts = [None] * num_prompts
+
+    def time_batch(size, seed, first_row):
+        timed.append(first_row)
+        return TimedCall(2.0, 1.0, 5, 4)
+
+    monkeypatch.setattr(stopwatch, "time_batch", time_batch)
+    stopwatch.time_single(3, seed=0)
+    assert timed == rows
+
+
+@pytest.mark.parametrize(
     ("rates", "best"),
     [
         ({8: 10, 32: 20, 128: 30}, 128),

@@ -23,7 +23,7 @@ from ldm_text.evaluation.comparison import fill_in
 from ldm_text.evaluation.comparison_table import write_json
 from ldm_text.evaluation.evaluate import check_least
 from ldm_text.evaluation.references import read_option
-from ldm_text.evaluation.sweep_options import BenchOptions, SweepPoint
+from ldm_text.evaluation.sweep_options import BenchOptions, SweepPoint, check_once
 from ldm_text.evaluation.timing import Stopwatch, TimedCall
 from ldm_text.loading import load_pipeline
 from ldm_text.pipeline import LatentTextPipeline
@@ -45,7 +45,8 @@ class BenchEntry:
         batch_size: Texts of a call.
         stopwatch: Times calls.
         meter: Measures their parts.
-        calls: Timed calls so far.
+        seeds: Seed of each timed call so far.
+        calls: These calls.
         parts: Seconds of each call by part, of a latent pipeline.
         network_seconds: Seconds of each call in the network.
     """
@@ -55,6 +56,7 @@ class BenchEntry:
     batch_size: int
     stopwatch: Stopwatch
     meter: CallMeter
+    seeds: list[int] = field(default_factory=list)
     calls: list[TimedCall] = field(default_factory=list)
     parts: list[dict[str, float]] = field(default_factory=list)
     network_seconds: list[float] = field(default_factory=list)
@@ -63,26 +65,30 @@ class BenchEntry:
         """Time one call."""
         with self.meter.measuring():
             call = self.stopwatch.time_batch(self.batch_size, seed)
+        self.seeds.append(seed)
         self.calls.append(call)
         self.network_seconds.append(self.meter.network_seconds)
         if (parts := self.meter.parts_of(call.seconds)) is not None:
             self.parts.append(parts)
 
+    def count_flops(self, seed: int) -> int:
+        """Count the operations of the network in one call."""
+        with self.meter.measuring(count_flops=True):
+            self.stopwatch.time_batch(self.batch_size, seed)
+        return self.meter.network_flops
+
     def describe(self, peak: float) -> dict[str, Any]:
-        """Summarize the calls; two more measure memory and operations.
+        """Summarize the calls; one more measures memory, and a repetition of each its operations.
+
+        How often the network runs may depend on the seed, and so do its time and operations.
 
         Args:
             peak: Operations a second of matrix products alone.
         """
-
-        def call() -> None:
-            self.stopwatch.time_batch(self.batch_size, 0)
-
-        memory = peak_memory(self.stopwatch.pipeline.device, call)
-        with self.meter.measuring(count_flops=True):
-            call()
+        device = self.stopwatch.pipeline.device
+        memory = peak_memory(device, lambda: self.stopwatch.time_batch(self.batch_size, 0))
+        flops = [self.count_flops(seed) for seed in self.seeds]
         seconds = [call.seconds for call in self.calls]
-        network_seconds = median(self.network_seconds)
         row: dict[str, Any] = {
             "generator": self.name,
             "num_inference_steps": self.point.num_inference_steps,
@@ -94,9 +100,9 @@ class BenchEntry:
             "seconds_to_first_text": median(call.seconds_to_first_text for call in self.calls),
             "tokens_per_second": sum(call.num_tokens for call in self.calls) / sum(seconds),
             "network_calls": median(call.num_network_calls for call in self.calls),
-            "network_seconds": network_seconds,
-            "network_flops": self.meter.network_flops,
-            "share_of_matrix_product_peak": self.meter.network_flops / network_seconds / peak,
+            "network_seconds": median(self.network_seconds),
+            "network_flops": median(flops),
+            "share_of_matrix_product_peak": sum(flops) / sum(self.network_seconds) / peak,
             "peak_memory_mib": memory,
         }
         if self.parts:
@@ -154,6 +160,8 @@ def bench(
         raise ValueError(f"`--batch_sizes` must be 1 or larger, got {list(batch_sizes)}.")
     if lengths and min(lengths) < 1:
         raise ValueError(f"`--lengths` must be 1 or larger, got {list(lengths)}.")
+    check_once("--batch_sizes", batch_sizes)
+    check_once("--lengths", lengths)
     if num_cold_starts < 0:
         raise ValueError(f"`--num_cold_starts` must be 0 or larger, got {num_cold_starts}.")
     check_output_file("--output", output)

@@ -14,11 +14,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from ldm_text.flop_counting import flop_counter
 from ldm_text.loading import TextPipeline
 from ldm_text.pipeline import LatentTextPipeline
-from ldm_text.precision import Precision, autocast
+from ldm_text.precision import Precision, resolve_precision
 
 # Methods of a latent pipeline that a part of a call runs in; what is left of it is denoising.
 PARTS = {
@@ -86,7 +86,7 @@ class CallMeter:
         """
         self.reset()
         network, started, counters = self.pipeline.network, [0.0], ExitStack()
-        counter = FlopCounterMode(display=False)
+        counter = flop_counter()
         # The counter cannot look into compiled code.
         stance = torch.compiler.set_stance("force_eager") if count_flops else nullcontext()
 
@@ -143,12 +143,14 @@ def matrix_product_peak(
 ) -> float:
     """Measure how many operations a second square matrix products reach, the best of some."""
     now, seconds = synchronized_clock(device), []
-    first, second = torch.randn(2, size, size, device=device)
-    with torch.no_grad(), autocast(device, precision):
-        for _ in range(num_repeats + 1):  # the first one warms up
-            start = now()
-            first @ second
-            seconds.append(now() - start)
+    is_bfloat16 = resolve_precision(precision, device) == "bfloat16"
+    dtype = torch.bfloat16 if is_bfloat16 else torch.float32
+    # Of this type already: autocast would cast both factors within the time of each product.
+    first, second = torch.randn(2, size, size, device=device, dtype=dtype)
+    for _ in range(num_repeats + 1):  # the first one warms up
+        start = now()
+        first @ second
+        seconds.append(now() - start)
     return 2 * size**3 / min(seconds[1:])
 
 

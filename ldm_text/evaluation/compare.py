@@ -22,7 +22,7 @@ from ldm_text.evaluation.evaluator import TextEvaluator
 from ldm_text.evaluation.page import write_page, write_tensorboard
 from ldm_text.evaluation.references import group_by_source, read_option
 from ldm_text.evaluation.scorer import Scorer
-from ldm_text.evaluation.sweep_options import GeneratorOptions
+from ldm_text.evaluation.sweep_options import GeneratorOptions, check_once
 from ldm_text.evaluation.timing import TimingOptions
 from ldm_text.loading import digest_pipeline, load_pipeline
 from ldm_text.precision import Precision, resolve_precision
@@ -35,8 +35,10 @@ def check_generators(generators: Sequence[GeneratorOptions], seeds: tuple[int, .
     """Check what can be checked without a pipeline.
 
     Raises:
-        ValueError: If there are no generators, two of one name, or a sweep has nothing to measure.
+        ValueError: If there are no generators, two of one name, a seed twice, or a sweep has
+            nothing to measure.
     """
+    check_once("--seeds", seeds)
     names = [options.name for options in generators]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"`--generators` must have different names, at least one, got {names}.")
@@ -139,7 +141,8 @@ def compare(  # noqa: PLR0913 (the signature is the command line)
     precision = resolve_precision(precision, first.device)
     about = {"data": data, "training_data": training_data, "precision": precision}
     about |= evaluator.describe() | {"machine": describe_machine()}
-    weights = digest_pipeline(Path(scorer)) if scorer and Path(scorer).is_dir() else None
+    judges = [scorer, embedder]
+    weights = [digest_pipeline(Path(one)) for one in judges if one and Path(one).is_dir()]
     comparison = Comparison(
         evaluator,
         held_out,

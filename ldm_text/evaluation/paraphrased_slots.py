@@ -44,8 +44,9 @@ def graded(adverbs: str, about: str, numbers: str) -> re.Pattern[str]:
 
 
 def out_of_five(digit: str, word: str) -> str:
-    """Match "3 out of 5", "three stars" and "3/5"."""
-    return rf"\b(?:{digit}|{word}) (?:out )?(?:of|stars?)\b|\b{digit}/5"
+    """Match "3 out of 5", "three stars" and "3/5"; not the "5 stars" of "1 out of 5 stars"."""
+    is_no_scale = r"(?<!out of )(?<!\b[135] of )(?<!\bone of )(?<!\bthree of )(?<!/)"
+    return rf"{is_no_scale}\b(?:{digit}|{word}) (?:out )?(?:of|stars?)\b|\b{digit}/5"
 
 
 CHILDREN = r"(?:famil|kid|child)"

@@ -136,7 +136,7 @@ def describe_judges(evaluator: RewritingEvaluator, records: list[TextRecord]) ->
         "style_classifier": {"features": "TF-IDF of words and characters, logistic regression"}
         | evaluator.style.held_out_accuracy(records),
         "embedder": None if embedder is None else embedder.name,
-        "scorer": None if scorer is None else {"name": scorer.name, "kind": scorer.kind},
+        "scorer": None if scorer is None else scorer.describe(),
         "fluent": None
         if scorer is None
         else {

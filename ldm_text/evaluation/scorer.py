@@ -64,10 +64,12 @@ class Scorer(ABC):
     Attributes:
         name: Folder or hub id.
         kind: What the nats are, in words.
+        sees_source: Whether texts are scored given their sources.
         max_length_tokens: Longest row that the model reads; longer texts are scored up to there.
     """
 
     kind = ""
+    sees_source = False
     name: str
     max_length_tokens: int
 
@@ -108,6 +110,10 @@ class Scorer(ABC):
             ) from error
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return CausalLMScorer(model.to(device).eval(), tokenizer, str(path))
+
+    def describe(self) -> dict[str, Any]:
+        """Tell what scores depend on, beside the weights."""
+        return {"name": self.name, "kind": self.kind, "sees_source": self.sees_source}
 
     @abstractmethod
     def rows(self, texts: Sequence[str], sources: Sequence[str | None]) -> list[Row]:

@@ -61,7 +61,7 @@ def select_texts(
     best: dict[str, tuple[int, str]] = {}
     for record in records:
         source = record.source or ""
-        num_errors = sum(map(len, checker.errors(source, record.text).values()))
+        num_errors = checker.num_wrong_slots(source, record.text)
         num_others = 0
         if max_paraphrase_errors is not None:
             others = checker.paraphrase_errors(source, record.text)

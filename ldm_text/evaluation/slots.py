@@ -49,11 +49,8 @@ class SlotChecker:
             for group, found in values.items()
         }
 
-    def errors(self, source: str, text: str) -> dict[str, list[str]]:
-        """List the values that are ``missing`` from a text and those ``invented`` by it.
-
-        A wrong value is one missing and one invented.
-        """
+    def errors_by_group(self, source: str, text: str) -> list[tuple[list[str], list[str]]]:
+        """List the values that are missing from a text and those invented by it, by slot group."""
         wanted: dict[str, set[str]] = defaultdict(set)
         for slot, value in parse_slots(source).items():
             if slot in LITERAL_SLOTS:
@@ -62,12 +59,27 @@ class SlotChecker:
         # "Raja Indian Cuisine" is a place: it says nothing about the food.
         places = self.patterns.get("entity")
         without_places = content if places is None else places.sub(" ", content)
-        missing, invented = [], []
+        errors = []
         for group, pattern in self.patterns.items():
             found = set(pattern.findall(content if group == "entity" else without_places))
-            missing += sorted(wanted[group] - found)
-            invented += sorted(found - wanted[group] - COMMON_NOUNS)
-        return {"missing": missing, "invented": invented}
+            missing = sorted(wanted[group] - found)
+            errors.append((missing, sorted(found - wanted[group] - COMMON_NOUNS)))
+        return errors
+
+    def errors(self, source: str, text: str) -> dict[str, list[str]]:
+        """List the values that are ``missing`` from a text and those ``invented`` by it.
+
+        A wrong value is one missing and one invented.
+        """
+        groups = self.errors_by_group(source, text)
+        return {
+            "missing": [value for missing, _ in groups for value in missing],
+            "invented": [value for _, invented in groups for value in invented],
+        }
+
+    def num_wrong_slots(self, source: str, text: str) -> int:
+        """Count the slots with an error; a value in place of another is one."""
+        return sum(max(map(len, errors)) for errors in self.errors_by_group(source, text))
 
     def paraphrase_errors(self, source: str, text: str) -> dict[str, list[str]]:
         """List the slots of ``PARAPHRASED_SLOTS`` that a text ``omitted`` or ``contradicted``."""

@@ -15,6 +15,7 @@ from ldm_text.batch.texts import check_sampling, set_scheduler
 from ldm_text.evaluation.evaluator import TextEvaluator
 from ldm_text.evaluation.likelihood import standard_error
 from ldm_text.evaluation.metrics import mean_distinct_texts
+from ldm_text.evaluation.sweep_options import check_once
 from ldm_text.generated_rows import Sampling, generate_rows
 from ldm_text.loading import TextPipeline
 from ldm_text.pipeline import LatentTextPipeline
@@ -23,6 +24,7 @@ from ldm_text.precision import Precision, resolve_precision
 logger = logging.getLogger(__name__)
 
 SETTINGS = ("scheduler", "sampling", "num_inference_steps", "guidance_scale")
+DEFAULT_STEPS = (16, 8, 4)
 
 
 @dataclass(frozen=True)
@@ -44,60 +46,16 @@ def axis(name: str, values: Sequence | None, defaults: Sequence, own: Any) -> Se
         own: The pipeline's own value, ``None`` where the setting has no effect.
 
     Raises:
-        ValueError: If the user chose nothing of many, or something without effect.
+        ValueError: If the user chose nothing of many, a value twice, or something without effect.
     """
     if values is not None and not values:
         raise ValueError(f"`--{name}` must hold at least one number, got none.")
+    check_once(f"--{name}", values or ())
     if own is None and values is not None:
         raise ValueError(f"`--{name}` has no effect for this pipeline, leave it out; got {values}.")
     if own is None:
         return (None,)
     return defaults if values is None else values
-
-
-def make_grid(
-    pipeline: TextPipeline,
-    has_sources: bool,
-    num_inference_steps: Sequence[int] | None,
-    guidance_scale: Sequence[float] | None,
-    schedulers: Sequence[SchedulerName],
-) -> list[SamplerSetting]:
-    """List the settings to measure: all steps with all scales, then further schedulers.
-
-    Without sources there is nothing to guide to, so guidance is off by default.
-
-    Raises:
-        ValueError: If an option is empty, or has no effect for the pipeline.
-    """
-    default_scales = (1.0, 2.0, 3.0) if has_sources else (1.0,)
-    own_scale = pipeline.default_guidance_scale
-    scales = axis("guidance_scale", guidance_scale, default_scales, own_scale)
-    own_steps = pipeline.default_num_inference_steps
-    steps = axis("num_inference_steps", num_inference_steps, (16, 8, 4), own_steps)
-    if schedulers and not isinstance(pipeline, LatentTextPipeline):
-        raise ValueError("`--schedulers` has no effect for this pipeline, leave it out.")
-    grid = [SamplerSetting(*point) for point in product(steps, scales)]
-    return grid + [SamplerSetting(steps[0], scales[-1], name) for name in schedulers]
-
-
-def check_grid(
-    pipeline: TextPipeline,
-    sources: list[str | None],
-    grid: Sequence[SamplerSetting],
-    num_samples: int,
-    sampling: Sampling | None,
-) -> None:
-    """Refuse all that the pipeline would refuse, before anything is measured.
-
-    Raises:
-        ValueError: If a setting or a source does not do.
-    """
-    check_sampling(pipeline, sampling)
-    for point in grid:
-        options: dict[str, Any] = {"guidance_scale": point.guidance_scale} | (sampling or {})
-        steps: Any = point.num_inference_steps
-        pipeline.check_inputs(sources, num_samples, num_inference_steps=steps, **options)
-    pipeline.tokenize_prompts(sources)
 
 
 @dataclass
@@ -110,6 +68,9 @@ class Sweep:
         sampling: Further options of the pipeline's sampler.
         batch_size: Rows that are generated together.
         precision: Type the networks compute in.
+
+    Raises:
+        ValueError: If the pipeline does not know an option of ``sampling``.
     """
 
     pipeline: TextPipeline
@@ -119,7 +80,8 @@ class Sweep:
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        """Let reports name the type that is computed in."""
+        """Refuse options the sampler does not know; let reports name the type computed in."""
+        check_sampling(self.pipeline, self.sampling)
         self.precision = resolve_precision(self.precision, self.pipeline.device)
 
     def measure(self, setting: SamplerSetting, seed: int) -> dict[str, Any]:
@@ -168,6 +130,21 @@ class Sweep:
                 self.pipeline.scheduler = own_scheduler
         return samples
 
+    def default_steps(self) -> list[int | None]:
+        """Choose those of ``DEFAULT_STEPS`` that the sampler takes, else the pipeline's own number.
+
+        Samplers bind the number to blocks or tokens, in ways that only they know: they are asked.
+        """
+        possible: list[int | None] = []
+        for num_steps in DEFAULT_STEPS:
+            try:
+                self.generate(SamplerSetting(num_steps), seed=0, num_rows=1)
+            except ValueError as error:
+                logger.info("%d steps are left out: %s", num_steps, error)
+            else:
+                possible.append(num_steps)
+        return possible or [self.pipeline.default_num_inference_steps]
+
     def diversity(
         self, best: dict[str, Any], num_samples: int, num_rows: int = 100
     ) -> dict[str, Any]:
@@ -183,6 +160,45 @@ class Sweep:
             "num_samples": num_samples,
             "mean_distinct_texts": mean_distinct_texts(samples),
         }
+
+
+def make_grid(
+    sweep: Sweep,
+    num_inference_steps: Sequence[int] | None,
+    guidance_scale: Sequence[float] | None,
+    schedulers: Sequence[SchedulerName],
+) -> list[SamplerSetting]:
+    """List the settings to measure: all steps with all scales, then further schedulers.
+
+    Without sources there is nothing to guide to, so guidance is off by default.
+
+    Raises:
+        ValueError: If an option is empty, or has no effect for the pipeline.
+    """
+    pipeline = sweep.pipeline
+    default_scales = (1.0, 2.0, 3.0) if sweep.evaluator.sources else (1.0,)
+    own_scale = pipeline.default_guidance_scale
+    scales = axis("guidance_scale", guidance_scale, default_scales, own_scale)
+    own_steps = pipeline.default_num_inference_steps
+    is_chosen = own_steps is None or num_inference_steps is not None
+    default_steps = () if is_chosen else sweep.default_steps()
+    steps = axis("num_inference_steps", num_inference_steps, default_steps, own_steps)
+    check_once("--schedulers", schedulers)
+    if schedulers and not isinstance(pipeline, LatentTextPipeline):
+        raise ValueError("`--schedulers` has no effect for this pipeline, leave it out.")
+    grid = [SamplerSetting(*point) for point in product(steps, scales)]
+    return grid + [SamplerSetting(steps[0], scales[-1], name) for name in schedulers]
+
+
+def check_grid(sweep: Sweep, grid: Sequence[SamplerSetting]) -> None:
+    """Write a text at each setting, so that what is refused is refused before all measuring.
+
+    Raises:
+        ValueError: If a setting or a source does not do.
+    """
+    sweep.pipeline.tokenize_prompts([record.source for record in sweep.evaluator.records])
+    for setting in grid:
+        sweep.generate(setting, seed=0, num_rows=1)
 
 
 def summarize(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,6 +11,16 @@ from ldm_text.generated_rows import Sampling
 SamplingValue = int | float | bool | str
 
 
+def check_once(name: str, values: Sequence[Any]) -> None:
+    """Refuse a value that is there twice: its rows would double, its seeds count as independent.
+
+    Raises:
+        ValueError: If there is such a value.
+    """
+    if len(set(values)) < len(values):
+        raise ValueError(f"`{name}` must hold each value once, got {list(values)}.")
+
+
 @dataclass(frozen=True)
 class SweepPoint:
     """One setting of a generator.
@@ -60,7 +70,7 @@ class SweepOptions:
             seeds: Seeds where there are none of its own.
 
         Raises:
-            ValueError: If there are no values for an option.
+            ValueError: If there are no values for an option, or a value twice.
         """
         axes = {
             "num_inference_steps": self.num_inference_steps,
@@ -70,6 +80,7 @@ class SweepOptions:
         for name, values in {**axes, **self.sampling, "seeds": chosen}.items():
             if not values:
                 raise ValueError(f"`{name}` must hold at least one value, got none.")
+            check_once(name, values)
         if min(chosen) < 0:
             raise ValueError(f"`seeds` must all be 0 or larger, got {chosen}.")
         samplings = [
@@ -122,6 +133,16 @@ class BenchOptions(GeneratorOptions):
     """
 
     compile: bool = False
+
+    def points(self, seeds: Sequence[int]) -> list[SweepPoint]:
+        """List all settings, each once.
+
+        Raises:
+            ValueError: As for any generator, or if a sweep has seeds.
+        """
+        if any(sweep.seeds is not None for sweep in self.sweeps or ()):
+            raise ValueError("`seeds` has no effect on what is timed, leave it out of `sweeps`.")
+        return super().points(seeds)
 
 
 def describe_settings(row: dict[str, Any]) -> str:

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from torch.utils.flop_counter import FlopCounterMode
 
 from autoencoder import TextAutoencoder
 from denoiser import LatentDenoiser
 from ldm_text.baselines import AutoregressiveModel
 from ldm_text.baselines.sequences import token_batch
 from ldm_text.demonstrations.tasks import TASKS
+from ldm_text.flop_counting import flop_counter
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "demonstrations"
 STAGES = ("autoencoder", "denoiser", "autoregressive")
@@ -50,7 +50,10 @@ def test_each_task_has_its_configurations():
 
 @pytest.mark.parametrize("task", TASKS)
 def test_models_of_a_task_are_comparable(parse, task):
-    """Same data, parameters within 5 %, operations of the autoregressive model 4e13 within 2 %."""
+    """Same data, parameters within 5 %, products of the autoregressive model 4e13 within 2 %.
+
+    Its attention, which was not counted when the budgets were chosen, costs 9 to 17 % more.
+    """
     configs = {stage: parse(task, stage) for stage in STAGES}
     data = [config["data"]["init_args"] for config in configs.values()]
     assert [one.pop("layout") for one in data] == ["packed", "rows", "rows"]
@@ -76,7 +79,11 @@ def test_models_of_a_task_are_comparable(parse, task):
     batch = {name: torch.full((1, data[0]["max_length_tokens"]), 7) for name in ("input_ids",)}
     batch["source_ids"] = torch.full((1, data[0]["max_source_length_tokens"]), 7)
     batch |= {"attention_mask": batch["input_ids"], "source_mask": batch["source_ids"]}
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         autoregressive.loss(token_batch(batch, end_token_id=1)).backward()
     num_rows = configs["autoregressive"]["trainer"]["max_steps"] * batch_sizes[2]
-    assert counter.get_total_flops() * num_rows == pytest.approx(4e13, rel=0.02)
+    by_operator = counter.get_flop_counts()["Global"]
+    attention = sum(flops for name, flops in by_operator.items() if "attention" in str(name))
+    products = counter.get_total_flops() - attention
+    assert products * num_rows == pytest.approx(4e13, rel=0.02)
+    assert 1.09 < counter.get_total_flops() / products < 1.17

@@ -14,8 +14,8 @@ SIZES = {"hidden_dim": 32, "num_layers": 2, "num_heads": 2}
 def make_token_pipeline(toy_tokenizer, activate):
     """Make an autoregressive pipeline, texts of 16 tokens and sources of 24."""
 
-    def make(active=True, model_class=AutoregressiveModel):
-        model = model_class(vocab_size=len(toy_tokenizer), **SIZES)
+    def make(active=True, model_class=AutoregressiveModel, **options):
+        model = model_class(vocab_size=len(toy_tokenizer), **SIZES, **options)
         return TokenPipeline(toy_tokenizer, (activate(model) if active else model).eval(), 16, 24)
 
     return make

@@ -11,7 +11,6 @@ from ldm_text.data.records import TextRecord
 from ldm_text.evaluation import compare as compare_module
 from ldm_text.evaluation import comparison
 from ldm_text.evaluation.comparison import spread_out
-from ldm_text.evaluation.sweep_options import SweepOptions
 from ldm_text.generated_rows import generate_rows
 from ldm_text.loading import load_pipeline
 
@@ -185,6 +184,31 @@ def test_what_has_been_measured_is_kept_until_something_changes(
     assert len(points_measured) == 8
 
 
+def test_what_the_texts_are_judged_by_is_measured_anew(
+    compare, read_table, points_measured, options, embedder, tmp_path, monkeypatch
+):
+    """Rows of other scores were kept, where scorer or embedder had the same name."""
+    del options["generators"][0]
+    del options["generators"][0]["sweeps"]
+    folder = tmp_path / "embedder"
+    folder.mkdir()
+    monkeypatch.setattr(compare_module.SentenceEmbedder, "from_pretrained", lambda _: embedder)
+    monkeypatch.setattr("ldm_text.evaluation.evaluator.mauve", lambda *_: 0.5)
+    for number, changes in enumerate(
+        (
+            {"scorer_sees_source": True, "weights": "A"},
+            {"scorer_sees_source": False, "weights": "A"},
+            {"scorer_sees_source": False, "weights": "B"},
+        )
+    ):
+        (folder / "model.safetensors").write_text(changes.pop("weights"))
+        for _ in range(2):
+            code, _, error = compare(embedder=str(folder), **changes)
+            assert code == 0, error
+            assert len(points_measured) == number + 1
+    assert read_table()["about"]["scorer"]["sees_source"] is False
+
+
 def test_data_without_sources_are_compared_as_sets(compare, read_table, options, data):
     """The reference row holds the texts that the generators are not measured by."""
     del options["generators"][0]
@@ -205,14 +229,6 @@ def test_records_are_chosen_at_equal_distances():
     assert spread_out(records, None) == spread_out(records, 9) == (records, [])
 
 
-def test_a_sweep_is_every_combination_of_its_values():
-    sweep = SweepOptions((1, 2), (1.0, 3.0), {"temperature": (0.5, 1.0)})
-    points = sweep.points([4, 5])
-    assert len(points) == len({str(point) for point in points}) == 8
-    assert points[1].sampling == {"temperature": 1.0}
-    assert {point.seeds for point in points} == {(4, 5)}
-
-
 def with_sweep(**sweep):
     def change(options):
         options["generators"][0]["sweeps"] = [sweep]
@@ -226,6 +242,9 @@ def with_sweep(**sweep):
         (with_sweep(num_inference_step=[4]), "Option 'num_inference_step' is not accepted."),
         (with_sweep(num_inference_steps=["x"]), "`--num_inference_steps`: expected int, got x."),
         (with_sweep(num_inference_steps=[]), "Generator `latent`: `num_inference_steps` must hold"),
+        (with_sweep(seeds=[3, 3]), "Generator `latent`: `seeds` must hold each value once"),
+        (with_sweep(guidance_scale=[1, 2, 1]), "`guidance_scale` must hold each value once"),
+        (lambda options: options.update(seeds=[3, 3, 3]), "`--seeds` must hold each value once"),
         (with_sweep(seeds=[-1]), "Generator `latent`: `seeds` must all be 0 or larger, got (-1,)."),
         (with_sweep(num_inference_steps=[0]), "Generator `latent`: `num_inference_steps` must be"),
         (with_sweep(sampling={"temperature": [1]}), "Generator `latent`: `--sampling.temperature`"),

@@ -9,6 +9,7 @@ from ldm_text.data.records import TextRecord
 from ldm_text.evaluation.autoencoder_diagnosis import LEAST_TEXTS, TIMES
 from ldm_text.evaluation.diagnose import recommend_noise_shift
 from ldm_text.evaluation.diagnosis import Diagnosis
+from ldm_text.generated_rows import row_generator
 
 TEXTS = [
     "The Mill is a pub.",
@@ -102,9 +103,19 @@ def test_a_run_is_repeatable_and_does_not_depend_on_batches(pipeline):
 
 
 def test_samples_are_not_clamped(make_pipeline):
-    """Clamped latents are those that the encoder gives a text: their distance would be 0."""
-    diagnosis = make_diagnosis(make_pipeline(clamp_start=0.0))
-    assert diagnosis.decoder_and_norms(2, None)["decoder"]["sampled"]["distance"] > 0.01
+    """Clamped latents are those that the encoder gives a text, whatever the pipeline's own way."""
+    pipeline = make_pipeline(clamp_start=0.0)
+    diagnosis = make_diagnosis(pipeline)
+    sampled, _ = diagnosis.sample(2, None)
+
+    def latents(clamp_start):
+        count = len(diagnosis.texts)
+        generators = [row_generator(0, row, 0, pipeline.device) for row in range(count)]
+        options = {"num_inference_steps": 2, "output_type": "latent", "clamp_start": clamp_start}
+        return pipeline(diagnosis.sources, generator=generators, **options).latents
+
+    assert torch.allclose(sampled, latents(1.0), atol=1e-4)
+    assert not torch.allclose(sampled, latents(0.0), atol=1e-2)
 
 
 @pytest.mark.parametrize("options", [{}, {"source_field": "null", "text_field": "target"}])

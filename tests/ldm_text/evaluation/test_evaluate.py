@@ -54,6 +54,7 @@ def report(tmp_path):
 
 
 NO_GRID = {"num_inference_steps": None, "guidance_scale": None}
+NO_GENERATOR = NO_GRID | {"pipeline": None, "precision": None, "num_distinct_samples": None}
 UNCONDITIONAL = {"source_field": "null", "text_field": "text", "num_inference_steps": "[2]"}
 
 
@@ -140,6 +141,9 @@ def test_what_the_references_make_impossible_is_seen_before_generation(
         ({"num_distinct_samples": 0}, "`--num_distinct_samples` must be at least 1, got 0."),
         ({"batch_size": 0}, "`--batch_size` must be at least 1, got 0."),
         ({"seeds": "[]"}, "`--seeds` must hold at least one number"),
+        ({"seeds": "[1, 0, 1]"}, "`--seeds` must hold each value once, got [1, 0, 1]."),
+        ({"num_inference_steps": "[2, 2]"}, "`--num_inference_steps` must hold each value once"),
+        ({"schedulers": "[heun, heun]"}, "`--schedulers` must hold each value once"),
         ({"seeds": "[-1]"}, "`--seeds` must hold at least one number, all 0 or larger, got (-1,)"),
         ({"pipeline": None}, "Pass either `--pipeline` or `--texts`."),
         ({"texts": "texts.jsonl"}, "Pass either `--pipeline` or `--texts`."),
@@ -235,7 +239,7 @@ def test_a_file_of_generate_gives_the_figures_of_the_pipeline(
     assert evaluate(**options)[0] == 0
     expected = report()
     (tmp_path / "report.json").unlink()
-    options = NO_GRID | {"pipeline": None, "precision": None, "training_data": data}
+    options = NO_GENERATOR | {"training_data": data}
     assert evaluate(**options, texts=tmp_path / "texts.jsonl")[0] == 0
     content = report()
     figures = content["generation"][0]
@@ -246,10 +250,37 @@ def test_a_file_of_generate_gives_the_figures_of_the_pipeline(
     assert "likelihood" not in content
 
 
-def test_options_of_a_generator_have_no_effect_on_a_file(evaluate, data):
-    code, _, error = evaluate(pipeline=None, texts=data)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_inference_steps", "[2]"),
+        ("seeds", "[1]"),
+        ("num_distinct_samples", 4),
+        ("num_likelihood_draws", 2),
+        ("batch_size", 8),
+        ("precision", "float32"),
+        ("sampling.temperature", 0.5),
+    ],
+)
+def test_options_of_a_generator_have_no_effect_on_a_file(evaluate, data, name, value):
+    code, _, error = evaluate(**NO_GENERATOR | {"texts": data, name: value})
     assert code == 2
-    assert "`--num_inference_steps` has no effect on the texts of a file" in error
+    option = name.split(".")[0]
+    assert f"`--{option}` has no effect on the texts of a file" in error
+
+
+def test_a_report_holds_nothing_of_another_generator(evaluate, data, tmp_path, report):
+    """Likelihood, autoencoder and variety of a pipeline stood beside the figures of other texts."""
+    (tmp_path / "report.json").write_text('{"training": {"steps": 3}}')
+    assert evaluate(num_inference_steps="[1]", guidance_scale="[1]")[0] == 0
+    before = report()
+    texts = tmp_path / "texts.jsonl"
+    sources = ("name[The Mill]", "name[Zizzi]")
+    rows = [json.dumps({"source": source, "text": "a pub"}) + "\n" for source in sources]
+    texts.write_text("".join(rows))
+    assert evaluate(**NO_GENERATOR, texts=texts)[0] == 0
+    assert before.keys() - report().keys() == {"likelihood", "autoencoder", "diversity"}
+    assert report()["training"] == {"steps": 3}
 
 
 def test_an_embedder_without_the_extra_is_one_line(evaluate, monkeypatch):

@@ -127,7 +127,11 @@ def test_other_references_change_what_hangs_on_them_and_nothing_else(embedder):
 
 def test_the_report_names_what_was_measured_with(scorer, embedder):
     described = TextEvaluator(RECORDS, ["a", "a"], scorer, embedder).describe()
-    assert described["scorer"] == {"name": "toy", "kind": scorer.kind}
+    assert described["scorer"] == {
+        "name": "toy",
+        "kind": scorer.kind,
+        "sees_source": True,
+    }
     assert described["embedder"] == "letters"
     assert (described["num_reference_texts"], described["num_training_texts"]) == (3, 1)
     assert TextEvaluator(RECORDS).describe()["scorer"] is None

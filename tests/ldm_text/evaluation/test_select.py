@@ -54,6 +54,14 @@ def test_sources_without_a_right_text_are_left_out(write, tmp_path):
     assert set(read(tmp_path / "out.jsonl")) == {MILL, AROMI}
 
 
+def test_a_value_in_place_of_another_is_one_wrong_slot(write, tmp_path):
+    """It was counted twice, as missing and as invented."""
+    rows = [(MILL, "Aromi is Thai."), (MILL, "The Mill is Thai."), (AROMI, "Aromi is Thai.")]
+    texts = write("a.jsonl", rows)
+    select_texts((texts,), tmp_path / "out.jsonl", max_slot_errors=1)
+    assert read(tmp_path / "out.jsonl") == {MILL: "The Mill is Thai.", AROMI: "Aromi is Thai."}
+
+
 def test_texts_that_leave_slots_out_are_left_out_where_that_is_asked(write, tmp_path):
     mill, aromi = f"{MILL}, priceRange[cheap]", f"{AROMI}, priceRange[cheap], familyFriendly[no]"
     rows = [

@@ -91,6 +91,22 @@ def test_paraphrased_slots_are_omitted_or_contradicted(checker, text, omitted, c
     assert rates["rows_without_fault"] == float(not is_faulty)
 
 
+@pytest.mark.parametrize("scale", ["{} out of 5 stars", "{} of 5 stars", "{}/5 stars", "{} stars"])
+@pytest.mark.parametrize("stars", ["1", "3", "5"])
+@pytest.mark.parametrize("value", ["1", "3", "5"])
+def test_the_stars_that_there_are_at_most_are_no_rating(checker, value, stars, scale):
+    """A text with 1 out of 5 stars was taken for one with 5."""
+    text = f"It has a rating of {scale.format(stars)}."
+    errors = checker.paraphrase_errors(f"customer rating[{value} out of 5]", text)
+    assert errors["contradicted"] == ([] if value == stars else ["customer rating"])
+
+
+def test_sources_without_slots_have_no_errors():
+    checker = SlotChecker(["a plain source"])
+    assert checker.errors("a plain source", "a text") == {"missing": [], "invented": []}
+    assert checker.num_wrong_slots("a plain source", "a text") == 0
+
+
 def test_only_what_the_source_has_is_asked_for(checker):
     errors = checker.paraphrase_errors("name[Rice Boat], food[Indian]", "Rated high.")
     assert errors == {"omitted": [], "contradicted": []}

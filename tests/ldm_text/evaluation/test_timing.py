@@ -8,7 +8,7 @@ from ldm_text.baselines.block_diffusion import BlockDiffusionModel
 from ldm_text.baselines.masked import MaskedDiffusionModel
 from ldm_text.baselines.pipeline import TokenPipeline
 from ldm_text.evaluation.sweep_options import SweepPoint
-from ldm_text.evaluation.timing import Stopwatch, TimedCall, TimingOptions
+from ldm_text.evaluation.timing import Stopwatch, TimedCall, TimingOptions, count_pieces
 from ldm_text.generated_rows import generate_rows
 
 PROMPTS = ["name[The Mill]", None, "The Punter"]
@@ -92,6 +92,12 @@ def test_the_first_block_of_block_diffusion_is_the_first_text(make_stopwatch, co
     assert call.seconds_to_first_text == 3
 
 
+@pytest.mark.parametrize(("longest", "num_pieces"), [(1, 1), (4, 1), (5, 2), (8, 2), (16, 4)])
+def test_a_block_that_is_begun_is_written(make_stopwatch, longest, num_pieces):
+    pipeline = make_stopwatch(BlockDiffusionModel, 8, block_length=4).pipeline
+    assert count_pieces(pipeline, {}, longest) == num_pieces
+
+
 def test_the_cache_changes_the_time_and_nothing_else(make_stopwatch, monkeypatch):
     monkeypatch.setattr(AutoregressiveModel, "sampler_options", ("temperature", "use_cache"))
     widths: dict[bool, list[int]] = {True: [], False: []}
@@ -117,6 +123,25 @@ def test_speeds_are_measured_for_one_text_and_for_many(make_stopwatch):
     full = many["saturated_seconds_to_full_text"]
     assert many["saturated_seconds_per_text"] == full / 4
     assert many["saturated_tokens_per_second"] > 0
+
+
+@pytest.mark.parametrize(
+    ("num_prompts", "rows"), [(9, [0, 3, 6]), (11, [0, 3, 6]), (3, [0, 1, 2]), (1, [0, 1, 2])]
+)
+def test_texts_written_one_by_one_are_spread_over_the_prompts(
+    make_stopwatch, monkeypatch, num_prompts, rows
+):
+    """The first ones were timed, whose sources may be the shortest."""
+    stopwatch, timed = make_stopwatch(MaskedDiffusionModel, 4), []
+    stopwatch.prompts = [None] * num_prompts
+
+    def time_batch(size, seed, first_row):
+        timed.append(first_row)
+        return TimedCall(2.0, 1.0, 5, 4)
+
+    monkeypatch.setattr(stopwatch, "time_batch", time_batch)
+    stopwatch.time_single(3, seed=0)
+    assert timed == rows
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,14 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch.utils.flop_counter import FlopCounterMode
 
+from ldm_text.flop_counting import flop_counter
+
 
 class CountTrainingFLOPs(Callback):
     """Count the operations of the first training step of each kind, and add up those of all steps.
 
-    PyTorch counts matrix products and attention, forwards and backwards, as executed: positions of
-    padding count, recomputation and elementwise work do not. A counted step is one of the optimizer
+    Matrix products and attention count, forwards and backwards, as executed: positions of padding
+    count, elementwise work does not. A counted step is one of the optimizer
     with all its batches, and runs uncompiled, as the counter cannot look into compiled code. All
     batches of a run have one shape, so one step stands for all of its kind; a module whose steps
     change has an attribute ``kind_of_step``, such as the round of a distillation. What happens
@@ -42,7 +44,7 @@ class CountTrainingFLOPs(Callback):
             return
         self.stance = torch.compiler.set_stance("force_eager")
         self.stance.__enter__()
-        self.counter = FlopCounterMode(display=False)
+        self.counter = flop_counter()
         self.counter.__enter__()
 
     def on_train_batch_end(

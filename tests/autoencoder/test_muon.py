@@ -159,7 +159,8 @@ class SaveHalfway(Callback):
 def test_both_stages_train_with_it_and_resume_bit_for_bit(
     stage, make_lit_autoencoder, make_lit_denoiser, make_texts, make_loader, make_trainer, tmp_path
 ):
-    batch = make_texts() | {"document_ids": torch.zeros(8, 3, dtype=torch.long)}
+    packing = {"document_ids": torch.zeros(8, 3, dtype=torch.long)}
+    batch = make_texts() | (packing if stage == "autoencoder" else {})
     saved = tmp_path / "half.ckpt"
 
     def train(**options):
@@ -170,7 +171,7 @@ def test_both_stages_train_with_it_and_resume_bit_for_bit(
         trainer = make_trainer(4, limit_val_batches=0, callbacks=[SaveHalfway(saved)])
         loaders = (make_loader(batch), make_loader(batch))
         torch.manual_seed(1)  # the seed of its steps
-        trainer.fit(module, *loaders, weights_only=False, **options)
+        trainer.fit(module, *loaders, **options)
         return start, module.state_dict()
 
     start, whole = train()

@@ -101,6 +101,7 @@ def distilled(folder, call_main):
         "data.init_args.corpus.init_args.validation": "excerpt:e2e_validation",
         "model.init_args.token_teacher.init_args.path": "logs/masked/teacher/checkpoints/last.ckpt",
         "model.init_args.objective.init_args.round_steps": "[1,1]",
+        "model.init_args.warmup_steps": 0,
         "model.init_args.compile_network": "false",
         "trainer.max_steps": 2,
         "trainer.precision": "32-true",

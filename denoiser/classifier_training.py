@@ -16,7 +16,7 @@ from autoencoder.schedule import ScheduleName, with_schedule
 from autoencoder.seeded_steps import SeededSteps
 from denoiser.latent_classifier import LatentClassifier
 from denoiser.noise import add_noise, sample_time
-from denoiser.time_bins import ErrorsByTime
+from denoiser.time_bins import MeansByTime
 
 
 class LitLatentClassifier(SeededSteps):
@@ -67,7 +67,7 @@ class LitLatentClassifier(SeededSteps):
         self.warmup_steps = warmup_steps
         self.lr_schedule = lr_schedule
         self.compile_network = compile_network
-        self.validation_accuracies = ErrorsByTime()
+        self.validation_accuracies = MeansByTime()
 
     def train(self, mode: bool = True) -> "LitLatentClassifier":
         """Switch the classifier's mode; the autoencoder always stays in evaluation mode."""

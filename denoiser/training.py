@@ -23,7 +23,7 @@ from denoiser.loss_options import LossOptions
 from denoiser.model import LatentDenoiser
 from denoiser.objective import PLAIN, denoising_loss
 from denoiser.schedulers import SamplingDefaults
-from denoiser.time_bins import ErrorsByTime
+from denoiser.time_bins import MeansByTime
 
 COLUMNS = {"input": ("input_ids", "attention_mask"), "source": ("source_ids", "source_mask")}
 
@@ -91,7 +91,7 @@ class LitDenoiser(SeededSteps):
         self.latent_cache_dir = latent_cache_dir
         self.loss_options = PLAIN if loss_options is None else loss_options
         self.cache: LatentCache | None = None
-        self.validation_errors = ErrorsByTime()
+        self.validation_errors = MeansByTime()
 
     @property
     def sampling(self) -> SamplingDefaults:

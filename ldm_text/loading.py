@@ -32,6 +32,24 @@ def load_pipeline(path: str | Path) -> TextPipeline:
     return loaded.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def latent_pipeline(pipeline: TextPipeline, name: str) -> LatentTextPipeline:
+    """Refuse pipelines without latents.
+
+    Args:
+        pipeline: The pipeline.
+        name: What needs latents: a verb, or an option.
+
+    Raises:
+        ValueError: If it is such a one.
+    """
+    if not isinstance(pipeline, LatentTextPipeline):
+        raise ValueError(
+            f"`{name}` works on latents, and {type(pipeline.token_model).__name__} has none: use a "
+            "latent pipeline."
+        )
+    return pipeline
+
+
 def digest_pipeline(path: Path) -> str:
     """Name the weights and configurations of a pipeline's folder; reports are left out."""
     digest = hashlib.sha256()

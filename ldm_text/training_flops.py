@@ -13,12 +13,12 @@ class CountTrainingFLOPs(Callback):
     """Count the operations of the first training step of each kind, and add up those of all steps.
 
     Matrix products and attention count, forwards and backwards, as executed: positions of padding
-    count, elementwise work does not. A counted step is one of the optimizer
-    with all its batches, and runs uncompiled, as the counter cannot look into compiled code. All
-    batches of a run have one shape, so one step stands for all of its kind; a module whose steps
-    change has an attribute ``kind_of_step``, such as the round of a distillation. What happens
-    between steps, such as the encoding of cached latents or a validation, is not counted. The
-    figures are kept in the checkpoint: a resumed run adds to them, and does not count again.
+    count, elementwise work does not. A counted step is one of the optimizer with all its batches,
+    and runs uncompiled, as the counter cannot look into compiled code. All batches of a run have
+    one shape, so one step stands for all of its kind; a module whose steps change has an attribute
+    ``kind_of_step``, such as the round of a distillation. What happens between steps, such as the
+    encoding of cached latents or a validation, is not counted. The figures are kept in the
+    checkpoint: a resumed run adds to them, and does not count again.
     """
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from denoiser.time_bins import errors_by_time, means_by_time
+from denoiser.time_bins import means_by_time, sums_by_time
 
 
 class LogTrainingHealth(Callback):
@@ -46,7 +46,7 @@ class LogTrainingHealth(Callback):
         """Log what a denoiser's step returns beside its loss."""
         if not isinstance(outputs, dict) or "row_error" not in outputs:
             return
-        sums = errors_by_time(outputs["t"], outputs["row_error"])
+        sums = sums_by_time(outputs["t"], outputs["row_error"])
         self.sums = sums if self.sums is None else self.sums + sums
         if not trainer._logger_connector.should_update_logs:
             return

@@ -120,6 +120,20 @@ def make_texts():
 
 
 @pytest.fixture
+def make_pairs(make_texts):
+    """Make rows of a text and its source, as the data module makes them."""
+
+    def make(num_rows=8):
+        sources = make_texts(num_rows, length=8)
+        return make_texts(num_rows) | {
+            "source_ids": sources["input_ids"],
+            "source_mask": sources["attention_mask"],
+        }
+
+    return make
+
+
+@pytest.fixture
 def make_loader():
     def make(batch, batch_size=8, **options):
         return DataLoader(Rows(batch), batch_size=batch_size, **options)

@@ -18,7 +18,7 @@ from ldm_text.control.edit_request import (
 )
 from ldm_text.generated_rows import TextSettings, row_generator
 from ldm_text.known_tokens import KnownTokens
-from ldm_text.loading import TextPipeline
+from ldm_text.loading import TextPipeline, latent_pipeline
 from ldm_text.pipeline import LatentTextPipeline
 from ldm_text.precision import autocast
 from ldm_text.tokenizer import encode_text
@@ -120,20 +120,6 @@ def denoise_again(
         )
     assert output.sequences is not None, "that is the output type"
     return output.sequences
-
-
-def latent_pipeline(pipeline: TextPipeline, verb: str) -> LatentTextPipeline:
-    """Refuse pipelines without latents.
-
-    Raises:
-        ValueError: If it is such a one.
-    """
-    if not isinstance(pipeline, LatentTextPipeline):
-        raise ValueError(
-            f"`{verb}` works on latents, and {type(pipeline.token_model).__name__} has none: use a "
-            "latent pipeline."
-        )
-    return pipeline
 
 
 def check_strength(strength: float) -> None:

@@ -9,10 +9,11 @@ import torch
 
 from ldm_text.batch.texts import ROW_FIELDS, TextItem, TextWork, TextWorkOptions
 from ldm_text.batch.work import Outputs, RowError
-from ldm_text.control.edit import edit_texts, latent_pipeline
+from ldm_text.control.edit import edit_texts
 from ldm_text.control.edit_request import EditRequest, Span, known_of_edits, text_ids
 from ldm_text.control.work import common_fields
 from ldm_text.data.records import string_field
+from ldm_text.loading import latent_pipeline
 from ldm_text.tokenizer import encode_texts
 
 

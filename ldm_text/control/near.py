@@ -11,11 +11,10 @@ from ldm_text.control.edit import (
     check_strength,
     denoise_again,
     edit_texts,
-    latent_pipeline,
 )
 from ldm_text.control.edit_request import EditRequest, padded, text_ids
 from ldm_text.generated_rows import TextSettings, row_generator
-from ldm_text.loading import TextPipeline
+from ldm_text.loading import TextPipeline, latent_pipeline
 from ldm_text.tokenizer import encode_text
 
 NUM_STRENGTHS = 5  # edits that are tried to find the strength of a distance

@@ -12,7 +12,7 @@ from ldm_text.control.request import Length, around_gap
 from ldm_text.control.template import Part
 from ldm_text.data.records import string_field
 from ldm_text.labels import labelled_prompts, labels_of
-from ldm_text.loading import TextPipeline, load_pipeline
+from ldm_text.loading import TextPipeline, latent_pipeline, load_pipeline
 from ldm_text.pipeline import LatentTextPipeline
 from ldm_text.whole_lines import check_output_file
 
@@ -143,7 +143,7 @@ class ControlOptions:
         """
         if self.trace is not None:
             check_output_file("--control.trace", self.trace)
-            pipeline_with_latents(pipeline)
+            latent_pipeline(pipeline, "trace")
 
     def set_guider(self, pipeline: TextPipeline, guidance_scale: float | None) -> None:
         """Replace the guider of a pipeline, if another one is asked for.
@@ -171,20 +171,6 @@ class ControlOptions:
             stop=self.guider_stop,
             weak_denoiser=None if weak is None else weak.denoiser,
         )
-
-
-def pipeline_with_latents(pipeline: TextPipeline) -> LatentTextPipeline:
-    """Refuse pipelines whose denoising cannot be shown.
-
-    Raises:
-        ValueError: If it is such a one.
-    """
-    if not isinstance(pipeline, LatentTextPipeline):
-        raise ValueError(
-            f"`trace` shows latents becoming text, and {type(pipeline.token_model).__name__} has "
-            "none: use a latent pipeline."
-        )
-    return pipeline
 
 
 def is_count(value: Any) -> bool:

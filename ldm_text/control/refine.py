@@ -10,13 +10,12 @@ from ldm_text.control.edit import (
     check_call,
     check_strength,
     denoise_again,
-    latent_pipeline,
 )
 from ldm_text.control.edit_request import padded, text_ids
 from ldm_text.control.scoring import token_log_probs
 from ldm_text.generated_rows import TextSettings, row_generator
 from ldm_text.known_tokens import KnownTokens
-from ldm_text.loading import TextPipeline
+from ldm_text.loading import TextPipeline, latent_pipeline
 from ldm_text.pipeline import LatentTextPipeline
 from ldm_text.precision import autocast
 from ldm_text.token_control import TokenChange, least_certain, token_changes

@@ -18,12 +18,11 @@ from ldm_text.control.candidates import (
     check_options,
     known_of_candidates,
 )
-from ldm_text.control.options import pipeline_with_latents
 from ldm_text.control.request import TextRequest
 from ldm_text.control.write import plan_request
 from ldm_text.evaluation.page import write_document
 from ldm_text.known_tokens import KnownTokens
-from ldm_text.loading import TextPipeline
+from ldm_text.loading import TextPipeline, latent_pipeline
 from ldm_text.pipeline import LatentTextPipeline
 from ldm_text.precision import autocast
 
@@ -81,7 +80,7 @@ def write_trace(
         ValueError: If the request is impossible, or the pipeline has no latents.
     """
     options = options or WriteOptions()
-    pipeline = pipeline_with_latents(pipeline)
+    pipeline = latent_pipeline(pipeline, "trace")
     planned = plan_request(pipeline, request, options)
     candidate = Candidate(0, 0, planned.layouts[0])
     known = known_of_candidates(pipeline, [planned], [candidate], options).to(pipeline.device)

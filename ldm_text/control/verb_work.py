@@ -8,11 +8,12 @@ import torch
 
 from ldm_text.batch.texts import ROW_FIELDS, TextItem, TextWork, TextWorkOptions
 from ldm_text.batch.work import Outputs, Record, RowError
-from ldm_text.control.edit import check_call, latent_pipeline
+from ldm_text.control.edit import check_call
 from ldm_text.control.edit_request import text_ids
 from ldm_text.control.verbs import Verb
 from ldm_text.control.work import common_fields
 from ldm_text.data.records import string_field
+from ldm_text.loading import latent_pipeline
 from ldm_text.tokenizer import encode_texts
 
 

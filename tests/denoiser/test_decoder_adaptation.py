@@ -15,14 +15,9 @@ still = partial(torch.optim.SGD, lr=1e-9)
 
 
 @pytest.fixture
-def batch(make_texts):
+def batch(make_pairs):
     """Rows of eight texts, each with one source."""
-    sources = make_texts(length=8)
-    rows = make_texts() | {
-        "source_ids": sources["input_ids"],
-        "source_mask": sources["attention_mask"],
-    }
-    return {name: values.repeat(4, 1) for name, values in rows.items()}
+    return {name: values.repeat(4, 1) for name, values in make_pairs().items()}
 
 
 @pytest.fixture

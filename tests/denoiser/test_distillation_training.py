@@ -20,13 +20,8 @@ AdamW = partial(torch.optim.AdamW, lr=3e-3)
 
 
 @pytest.fixture
-def batch(make_texts):
-    sources = make_texts(num_rows=16, length=8)
-    return make_texts(num_rows=16) | {
-        "source_ids": sources["input_ids"],
-        "source_mask": sources["attention_mask"],
-        "row": torch.arange(16),
-    }
+def batch(make_pairs):
+    return make_pairs(16) | {"row": torch.arange(16)}
 
 
 @pytest.fixture

@@ -177,13 +177,8 @@ def test_the_weight_of_consistency_grows_over_its_warm_up():
 
 
 @pytest.fixture
-def batch(make_texts):
-    sources = make_texts(num_rows=32, length=8)
-    return make_texts(num_rows=32) | {
-        "source_ids": sources["input_ids"],
-        "source_mask": sources["attention_mask"],
-        "row": torch.arange(32),
-    }
+def batch(make_pairs):
+    return make_pairs(32) | {"row": torch.arange(32)}
 
 
 ALL = LossOptions("velocity", guidance_weight=0.5, consistency_weight=0.5, decoder_weight=0.1)

@@ -101,15 +101,10 @@ def test_early_stopping_can_watch_a_quantity(make_lit_autoencoder, packed, fit):
     assert {name.removeprefix("val/") for name in trainer.callback_metrics} >= QUANTITIES
 
 
-def test_predictions_of_a_denoiser_are_scored(make_lit_denoiser, make_texts, fit):
+def test_predictions_of_a_denoiser_are_scored(make_lit_denoiser, make_pairs, fit):
     module = make_lit_denoiser(active=True)
-    sources = make_texts(length=8)
-    batch = make_texts() | {
-        "source_ids": sources["input_ids"],
-        "source_mask": sources["attention_mask"],
-    }
     assert isinstance(module, LitDenoiser)
-    trainer = fit(module, batch, 1, callbacks=[LogDiagnostics()], limit_val_batches=1)
+    trainer = fit(module, make_pairs(), 1, callbacks=[LogDiagnostics()], limit_val_batches=1)
     names = [name for name in trainer.callback_metrics if name.startswith("val/predicted_t_")]
     assert len(names) == 4
     assert all(trainer.callback_metrics[name] > 0 for name in names)

@@ -78,12 +78,8 @@ def test_a_step_has_all_batches_whose_gradients_it_accumulates(tmp_path):
 
 
 @pytest.fixture
-def batch(make_texts):
-    sources = make_texts(length=8)
-    return make_texts() | {
-        "source_ids": sources["input_ids"],
-        "source_mask": sources["attention_mask"],
-    }
+def batch(make_pairs):
+    return make_pairs()
 
 
 @pytest.fixture

@@ -199,7 +199,7 @@ def test_a_wrong_value_is_refused_before_the_output_is_begun(make_token_pipeline
         ("--sampling.temperature", "-1", "`temperature` must be"),
         ("--sampling.temperature", "abc", "`temperature` must be"),
         ("--sampling.eta", "0.5", "`eta` has no effect with the sampler 'ancestral'"),
-        ("--control.trace", tmp_path / "trace.html", "`trace` shows latents becoming text"),
+        ("--control.trace", tmp_path / "trace.html", "`trace` works on latents"),
     ):
         code, printed, error = main(*arguments, option, value)
         assert (code, printed, error.count("\n")) == (2, "", 1)

@@ -60,5 +60,7 @@ def test_the_page_needs_nothing_else_and_runs_nothing_of_a_text(pipeline, tmp_pa
 
 def test_a_model_without_latents_has_no_trace(toy_tokenizer, tmp_path):
     model = MaskedDiffusionModel(vocab_size=300, hidden_dim=16, num_layers=1, num_heads=2)
-    with pytest.raises(ValueError, match=r"`trace` shows latents .* MaskedDiffusionModel has none"):
+    with pytest.raises(
+        ValueError, match=r"`trace` works on latents, and MaskedDiffusionModel has none"
+    ):
         write_trace(tmp_path / "a", TokenPipeline(toy_tokenizer, model, 16, 24), TextRequest())

@@ -99,7 +99,8 @@ class PretrainedDenoiser:
     Attributes:
         denoiser: The network, in float32 and without gradients.
         autoencoder: Its autoencoder, likewise.
-        noise_shift: Median noise-to-signal ratio of its training noise.
+        noise_shift: Median noise-to-signal ratio of its training noise; of a pipeline folder that
+            of its scheduler's grid.
 
     Raises:
         FileNotFoundError: If there is nothing at ``path``.

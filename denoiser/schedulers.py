@@ -36,7 +36,7 @@ class SamplingDefaults:
 
 
 def make_scheduler(name: SchedulerName, noise_shift: float) -> SchedulerMixin:
-    """Make a scheduler whose grid follows the training noise.
+    """Make a scheduler whose grid has a noise shift, as the noise of training has.
 
     Args:
         name: ``euler`` is the deterministic flow; ``euler_stochastic`` noises each prediction anew,
@@ -47,7 +47,7 @@ def make_scheduler(name: SchedulerName, noise_shift: float) -> SchedulerMixin:
             flow and for its stochastic form; ``heun`` calls the denoiser twice a step; ``lcm``
             noises each prediction anew too, for students of consistency distillation; ``flow_map``
             tells the denoiser where each step leads, for students of flow map distillation alone.
-        noise_shift: Median noise-to-signal ratio of the grid, as in training.
+        noise_shift: Median noise-to-signal ratio of the grid, best that of training or more.
 
     Raises:
         ValueError: If there is no scheduler of that name.
@@ -78,10 +78,22 @@ def noise_shift_of(scheduler: SchedulerMixin) -> float:
     return noise_shift_in(scheduler.config)
 
 
+def with_noise_shift(scheduler: SchedulerMixin, noise_shift: float) -> SchedulerMixin:
+    """Make a scheduler like another one, with a noise shift of its own."""
+    return type(scheduler).from_config(
+        scheduler.config, **{noise_shift_name(scheduler.config): noise_shift}
+    )
+
+
 def noise_shift_in(config: Mapping[str, Any]) -> float:
     """Read the noise shift from a scheduler's configuration.
 
     Raises:
         KeyError: If there is none.
     """
-    return float(config["flow_shift"] if "flow_shift" in config else config["shift"])
+    return float(config[noise_shift_name(config)])
+
+
+def noise_shift_name(config: Mapping[str, Any]) -> str:
+    """Tell what a scheduler of diffusers calls the noise shift of its grid."""
+    return "flow_shift" if "flow_shift" in config else "shift"

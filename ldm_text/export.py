@@ -24,6 +24,7 @@ from ldm_text.checksums import CHECKSUMS, write_checksums
 from ldm_text.data.labels import corpus_option, labels_of_training
 from ldm_text.parsers import check_nesting
 from ldm_text.pipeline import LatentTextPipeline
+from ldm_text.sampler_options import check_number
 from ldm_text.tokenizer import load_tokenizer
 from ldm_text.training_checkpoint import load_trained_module
 from ldm_text.training_report import autoencoder_checkpoint, describe_training
@@ -114,6 +115,7 @@ def export(
     guidance_scale: float | None = None,
     num_inference_steps: int | None = None,
     clamp_start: float | None = None,
+    noise_shift: float | None = None,
     dtype: Literal["float32", "bfloat16"] = "bfloat16",
     overwrite: bool = False,
 ) -> None:
@@ -134,6 +136,8 @@ def export(
             that a student of few steps was trained for.
         clamp_start: Default share of the steps after which a latent pipeline clamps predictions; if
             it is not given, 1, never, or that of the distillation for a student.
+        noise_shift: Noise shift of the default scheduler's grid, above 0; by default that of the
+            training.
         dtype: Type of the stored weights.
         overwrite: Replace a pipeline in the output folder.
 
@@ -147,10 +151,13 @@ def export(
             ("guidance_scale", guidance_scale),
             ("num_inference_steps", num_inference_steps),
             ("clamp_start", clamp_start),
+            ("noise_shift", noise_shift),
         )
         for name, value in latent_options:
             if value is not None:
                 raise ValueError(f"`--{name}` has no effect for a baseline, got {value}.")
+    if noise_shift is not None:
+        check_number("noise_shift", noise_shift)
     trained = read_data_options(ckpt_path)
     weights_type = getattr(torch, dtype)
     words = load_tokenizer(data_option("tokenizer", tokenizer, trained))
@@ -175,7 +182,10 @@ def export(
             words,
             autoencoder,
             denoiser,
-            make_scheduler(scheduler or sampling.scheduler, module.noise_shift),
+            make_scheduler(
+                scheduler or sampling.scheduler,
+                module.noise_shift if noise_shift is None else noise_shift,
+            ),
             make_guider(
                 "constant", sampling.guidance_scale if guidance_scale is None else guidance_scale
             ),

@@ -18,6 +18,7 @@ from denoiser.infilling import KnownLatents
 from denoiser.latent_classifier import LatentClassifier
 from denoiser.model import LatentDenoiser
 from denoiser.sampling import EditStart, check_scheduler, denoise
+from denoiser.schedulers import with_noise_shift
 from ldm_text.attributes import Attributes, attribute_targets, classifier_folder, load_classifiers
 from ldm_text.checkpoint import check_latent_pipeline_folder, load_quietly
 from ldm_text.compilation import Compilable
@@ -54,6 +55,7 @@ class LatentTextPipeline(TextLatents, Compilable, DiffusionPipeline):
         "stop_patience",
         "stop_confidence",
         "attributes",
+        "noise_shift",
     )
     known_token_support = "any"
 
@@ -127,7 +129,7 @@ class LatentTextPipeline(TextLatents, Compilable, DiffusionPipeline):
         for name, classifier in self.classifiers.items():
             classifier.save_pretrained(classifier_folder(Path(path), name))
 
-    def check_inputs(
+    def check_inputs(  # noqa: PLR0913 (every option of a call)
         self,
         prompt: str | list[str | None] | None,
         num_samples: int,
@@ -141,6 +143,7 @@ class LatentTextPipeline(TextLatents, Compilable, DiffusionPipeline):
         stop_patience: int | None = None,
         stop_confidence: float | None = None,
         attributes: Attributes | None = None,
+        noise_shift: float | None = None,
     ) -> list[str | None]:
         """Check the arguments of a call and return its prompts as a list.
 
@@ -157,6 +160,8 @@ class LatentTextPipeline(TextLatents, Compilable, DiffusionPipeline):
             check_number("clamp_start", clamp_start)
         if self_correction is not None:
             check_number("self_correction", self_correction)
+        if noise_shift is not None:
+            check_number("noise_shift", noise_shift)
         token_patience(stop_patience, stop_confidence)
         attribute_targets(self.classifiers, attributes)
         check_scheduler(self.scheduler)
@@ -204,6 +209,7 @@ class LatentTextPipeline(TextLatents, Compilable, DiffusionPipeline):
         stop_patience: int | None = None,
         stop_confidence: float | None = None,
         attributes: Attributes | None = None,
+        noise_shift: float | None = None,
     ) -> GenerationOutput:
         """Generate texts, in one batch.
 
@@ -236,6 +242,9 @@ class LatentTextPipeline(TextLatents, Compilable, DiffusionPipeline):
             attributes: The label that the texts are to have of each attribute, ``{"toxicity":
                 "low"}``, or label and weight, ``{"toxicity": ("low", 4.0)}``: guidance by the
                 classifiers of the pipeline.
+            noise_shift: Median noise-to-signal ratio of the scheduler's grid, above 0; ``None``
+                leaves the scheduler as it is. Above that of the training more of the steps are
+                spent in noise.
 
         Returns:
             Texts, token ids and latents, see ``GenerationOutput``.
@@ -258,6 +267,7 @@ class LatentTextPipeline(TextLatents, Compilable, DiffusionPipeline):
             stop_patience,
             stop_confidence,
             attributes,
+            noise_shift,
         )
         targets = attribute_targets(self.classifiers, attributes)
         for each in targets:
@@ -269,6 +279,9 @@ class LatentTextPipeline(TextLatents, Compilable, DiffusionPipeline):
         guider = self.guider
         if guidance_scale is not None:
             guider = guider.new(guidance_scale=guidance_scale)
+        scheduler = self.scheduler
+        if noise_shift is not None:
+            scheduler = with_noise_shift(scheduler, noise_shift)
         if known_tokens is not None:
             known_tokens = known_tokens.repeat(num_samples).to(self.device)
         control = TokenControl(
@@ -290,7 +303,7 @@ class LatentTextPipeline(TextLatents, Compilable, DiffusionPipeline):
 
         latents = denoise(
             self.denoiser,
-            self.scheduler,
+            scheduler,
             guider,
             self.prepare_latents(len(known_mask), generator),
             known_latents,
@@ -327,6 +340,7 @@ class LatentTextPipeline(TextLatents, Compilable, DiffusionPipeline):
         stop_patience: int | None = None,
         stop_confidence: float | None = None,
         attributes: Attributes | None = None,
+        noise_shift: float | None = None,
         label: str | list[str | None] | None = None,
     ) -> GenerationOutput:
         """Generate texts as every ``TextGenerator`` does; see there and ``__call__``."""
@@ -343,4 +357,5 @@ class LatentTextPipeline(TextLatents, Compilable, DiffusionPipeline):
             stop_patience=stop_patience,
             stop_confidence=stop_confidence,
             attributes=attributes,
+            noise_shift=noise_shift,
         )

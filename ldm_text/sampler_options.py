@@ -28,6 +28,7 @@ NUMBERS = {
     "entropy_bound": POSITIVE_OR_ZERO,
     "eta": SHARE,
     "guidance_scale": Numbers("a finite number", math.isfinite),
+    "noise_shift": Numbers("larger than 0 and finite", lambda value: 0 < value < math.inf),
     "self_correction": Numbers("between 0 and below 1", lambda value: 0 <= value < 1),
     "stop_confidence": SHARE,
     "temperature": Numbers(

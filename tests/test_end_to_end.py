@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from denoiser.guiders import make_guider
-from denoiser.schedulers import make_scheduler
+from denoiser.schedulers import make_scheduler, noise_shift_of
 from denoiser.training import LitDenoiser
 from ldm_text.pipeline import LatentTextPipeline
 from ldm_text.tokenizer import load_tokenizer
@@ -208,6 +208,15 @@ def test_an_export_is_in_half_precision_unless_told_otherwise(export, tmp_path):
     loaded = LatentTextPipeline.from_pretrained(tmp_path / "new")
     assert loaded.scheduler.config.flow_shift == 4.0
     assert loaded.guider.guidance_scale == 2
+
+
+def test_an_export_takes_a_grid_with_another_noise_shift(export, tmp_path):
+    code, _, error = export("--noise_shift", 0)
+    assert code == 2
+    assert "`noise_shift` must be larger than 0" in error
+    assert not (tmp_path / "new").exists()
+    assert export("--noise_shift", 9)[0] == 0
+    assert noise_shift_of(LatentTextPipeline.from_pretrained(tmp_path / "new").scheduler) == 9
 
 
 def test_an_export_replaces_a_pipeline_only_where_told_to(export, tmp_path):

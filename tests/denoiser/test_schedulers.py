@@ -5,7 +5,12 @@ import torch
 
 from denoiser.noise import shift_time
 from denoiser.sampling import check_scheduler, set_timesteps
-from denoiser.schedulers import SchedulerName, make_scheduler, noise_shift_of
+from denoiser.schedulers import (
+    SchedulerName,
+    make_scheduler,
+    noise_shift_of,
+    with_noise_shift,
+)
 
 NAMES = get_args(SchedulerName)
 
@@ -26,6 +31,18 @@ def test_saved_scheduler_is_the_same(name, tmp_path):
         set_timesteps(made, 8, torch.device("cpu"))
     assert torch.equal(loaded.sigmas, scheduler.sigmas)
     assert noise_shift_of(loaded) == 4.0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_scheduler_with_another_noise_shift_differs_in_its_grid_alone(name):
+    first, expected = make_scheduler(name, 4.0), make_scheduler(name, 9.0)
+    other = with_noise_shift(first, 9.0)
+    assert type(other) is type(first)
+    assert dict(other.config) == dict(expected.config)
+    for scheduler in (other, expected):
+        set_timesteps(scheduler, 8, torch.device("cpu"))
+    assert torch.equal(other.sigmas, expected.sigmas)
+    assert noise_shift_of(first) == 4.0
 
 
 @pytest.mark.parametrize("name", ["euler", "euler_stochastic", "flow_map"])

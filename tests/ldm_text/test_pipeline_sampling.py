@@ -57,6 +57,23 @@ def test_a_scheduler_can_be_swapped_on_a_loaded_pipeline(
     assert again(mixed_prompts, num_inference_steps=3, generator=generators()).texts == output.texts
 
 
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_call_with_a_noise_shift_is_one_with_that_scheduler(pipeline, run, name):
+    pipeline.scheduler = make_scheduler(name, 4.0)
+    own = run().latents
+    shifted = run(noise_shift=9.0).latents
+    assert not torch.allclose(shifted, own)
+    assert torch.equal(run().latents, own)
+    pipeline.scheduler = make_scheduler(name, 9.0)
+    assert torch.equal(run().latents, shifted)
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("inf"), float("nan"), True, "4"])
+def test_a_noise_shift_out_of_range_is_refused(run, value):
+    with pytest.raises(ValueError, match=r"`noise_shift` must be (larger than 0|a number)"):
+        run(noise_shift=value)
+
+
 def test_a_scheduler_for_students_of_its_own_is_refused(pipeline, mixed_prompts):
     pipeline.scheduler = make_scheduler("flow_map", 4.0)
     with pytest.raises(ValueError, match="'flow_map', need a student of FlowMapDistillation"):

@@ -70,7 +70,9 @@ def test_the_checkpoint_alone_tells_the_model(trained):
     assert module.token_model.config.vocab_size == 1000
 
 
-@pytest.mark.parametrize("option", ["scheduler=heun", "guidance_scale=2", "clamp_start=0.5"])
+@pytest.mark.parametrize(
+    "option", ["scheduler=heun", "guidance_scale=2", "clamp_start=0.5", "noise_shift=9"]
+)
 def test_options_of_latent_pipelines_are_refused(main, trained, tmp_path, option):
     output = ["--output", tmp_path / "pipeline", f"--{option}"]
     code, _, error = main("export", "--ckpt_path", trained[1], *output)

@@ -20,6 +20,7 @@ from denoiser.training import LitDenoiser
 from ldm_text.baselines.pipeline import TokenPipeline
 from ldm_text.baselines.self_distillation_training import LitSelfDistillation
 from ldm_text.baselines.training import LitTokenModel
+from ldm_text.checkpoint import COMPONENT_TYPES
 from ldm_text.checksums import CHECKSUMS, write_checksums
 from ldm_text.data.labels import corpus_option, labels_of_training
 from ldm_text.parsers import check_nesting
@@ -90,6 +91,9 @@ def data_option(name: str, given: Any, trained: dict[str, Any]) -> Any:
 def prepare_folder(output: Path, overwrite: bool) -> None:
     """Make the folder, without the file that would make it a whole pipeline.
 
+    Parts of a pipeline that was there go, as one of another family has others. Its classifiers
+    stay: they are told apart by the latents that they read.
+
     Raises:
         ValueError: If the folder holds a pipeline that is to be kept, or is no folder.
     """
@@ -101,8 +105,14 @@ def prepare_folder(output: Path, overwrite: bool) -> None:
             f"`--output`: `{output}` holds a pipeline; name another folder, or pass `--overwrite`."
         )
     output.mkdir(parents=True, exist_ok=True)
+    is_pipeline = index.exists()
     for path in (index, output / CHECKSUMS):
         path.unlink(missing_ok=True)
+    if is_pipeline:
+        for name in COMPONENT_TYPES:
+            shutil.rmtree(output / name, ignore_errors=True)
+        for path in output.glob("config_*.yaml"):
+            path.unlink()
 
 
 def export(

@@ -234,6 +234,24 @@ def test_an_export_replaces_a_pipeline_only_where_told_to(export, tmp_path):
     assert (output / "README.md").read_text() == "kept"
 
 
+def test_an_export_leaves_nothing_of_a_pipeline_of_another_family(export, tmp_path):
+    """An overwritten pipeline kept its components, and their checksums stood among the new ones."""
+    output = tmp_path / "new"
+    assert export()[0] == 0
+    (output / "denoiser" / "config.json").rename(output / "denoiser" / "old.json")
+    for name in ("token_model/config.json", "classifiers/tone/config.json"):
+        (output / name).parent.mkdir(parents=True)
+        (output / name).write_text("{}")
+    (output / "config_token_model.yaml").touch()
+    names = {"denoiser/old.json", "token_model/config.json", "config_token_model.yaml"}
+    assert all((output / name).exists() for name in names)
+    assert export("--overwrite")[0] == 0
+    assert not any((output / name).exists() for name in names)
+    assert not (output / "token_model").exists()
+    assert (output / "classifiers" / "tone" / "config.json").exists()
+    assert "old.json" not in (output / "SHA256SUMS").read_text()
+
+
 def test_an_export_that_fails_leaves_no_whole_pipeline(export, tmp_path, monkeypatch):
     assert export()[0] == 0
 
